@@ -1,0 +1,30 @@
+"""Constrained convex problems in JAX, and the exact derivatives of their solutions."""
+
+from kkt_solvers import projections, solvers
+from kkt_solvers._objectives import Quadratic, Separable
+from kkt_solvers._problem import Affine, Box, Problem, Sum
+from kkt_solvers._solution import Dual, Residuals, Solution, Status
+from kkt_solvers._solve import differentiable, solve
+from kkt_solvers.solvers import DualBisection, MirrorDescent, ProjectedGradient
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Affine",
+    "Box",
+    "Dual",
+    "DualBisection",
+    "MirrorDescent",
+    "Problem",
+    "ProjectedGradient",
+    "Quadratic",
+    "Residuals",
+    "Separable",
+    "Solution",
+    "Status",
+    "Sum",
+    "differentiable",
+    "projections",
+    "solve",
+    "solvers",
+]

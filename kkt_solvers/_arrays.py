@@ -1,0 +1,75 @@
+"""Small conversions shared by the constructors and the door."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+from jax.experimental.sparse import BCOO
+
+# What may stand where a matrix is expected.
+Matrix = jax.Array | BCOO
+
+
+def is_concrete(tree: Any) -> bool:
+    """Whether every leaf can be looked at: no tracers."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def floating(value: Any, name: str) -> jax.Array:
+    """`value` as a floating array. Integers and booleans are promoted, as in `jax.nn.softmax`; Python numbers
+    stay weakly typed, so that they never widen the arrays they meet."""
+    if isinstance(value, (bool, int)):
+        value = float(value)
+    try:
+        array = jnp.asarray(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be a number or an array of numbers, got {type(value).__name__}") from error
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise TypeError(f"{name} must be real, got {array.dtype}; pass the real and imaginary parts separately")
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        return array
+    return array.astype(jnp.result_type(float))
+
+
+def floating_tree(tree: Any, name: str) -> Any:
+    """Every leaf as a floating array. A list is read as an array, any other container as a pytree."""
+    if isinstance(tree, list):
+        return floating(tree, name)
+    return jax.tree.map(lambda leaf: floating(leaf, name), tree)
+
+
+def matrix(value: Any, name: str) -> Matrix:
+    """A dense array or a `BCOO` matrix; scipy.sparse matrices become `BCOO`."""
+    if scipy.sparse.issparse(value):
+        value = value.tocoo()
+        value.sum_duplicates()
+        indices = np.stack([value.row, value.col], axis=1)
+        return BCOO((floating(value.data, name), jnp.asarray(indices)), shape=value.shape)
+    if isinstance(value, BCOO):
+        return BCOO((floating(value.data, name), value.indices), shape=value.shape)
+    return floating(value, name)
+
+
+def dense(value: Matrix) -> jax.Array:
+    return value.todense() if isinstance(value, BCOO) else value
+
+
+def float_dtype(*trees: Any) -> jnp.dtype:
+    """The floating dtype that the leaves of the trees promote to; Python numbers do not count."""
+    leaves = [leaf for leaf in jax.tree.leaves(trees) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
+    strong = [leaf for leaf in leaves if not getattr(leaf, "weak_type", isinstance(leaf, float))]
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*(leaf.dtype for leaf in strong)) if strong else jnp.result_type(float)
+
+
+def cast(tree: Any, dtype: Any) -> Any:
+    """Every floating leaf as a (strongly typed) array of `dtype`; other leaves untouched."""
+
+    def one(leaf: Any) -> Any:
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            return leaf
+        return jax.lax.convert_element_type(leaf, dtype)
+
+    return jax.tree.map(one, tree)

@@ -1,0 +1,205 @@
+"""The KKT conditions of a flat problem: multipliers, residuals and the status they support.
+
+    L(y, nu, zl, zu) = f(y) + nu'(A y - b) - zl'(y - l) + zu'(y - u),        zl, zu >= 0
+
+    stationarity      grad f(y) + A'nu - zl + zu = 0
+    equality          A y = b
+    box               l <= y <= u
+    complementarity   zl (y - l) = 0,   zu (u - y) = 0
+
+Nothing here knows which solver found the point.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from kkt_solvers._arrays import dense
+from kkt_solvers._elementwise import minimise_elementwise
+from kkt_solvers._flatten import is_valid
+from kkt_solvers._linear import solve_symmetric
+from kkt_solvers._objectives import Separable, hessian_product
+from kkt_solvers._problem import Problem
+from kkt_solvers._solution import Dual, Residuals, Status
+
+
+class Point(NamedTuple):
+    """A primal-dual point on flat vectors. `live` is one, or NaN where the point has no derivative."""
+
+    primal: jax.Array
+    equality: Any
+    lower: jax.Array
+    upper: jax.Array
+    live: jax.Array
+
+
+# ------------------------------------------------------------------------------------------ ingredients
+def adjoint(problem: Problem, nu: Any) -> jax.Array:
+    """`A'nu`, zero where there is no equality."""
+    like = problem.box.lower
+    return jnp.zeros_like(like) if problem.equality is None else problem.equality.adjoint(nu) + jnp.zeros_like(like)
+
+
+def reduced_gradient(problem: Problem, y: jax.Array, nu: Any) -> jax.Array:
+    """`grad f(y) + A'nu`."""
+    return problem.objective.gradient(y) + adjoint(problem, nu)
+
+
+def lagrangian_minimiser(problem: Problem, nu: Any) -> jax.Array:
+    """`psi(-A'nu)`: the minimiser over the box of a separable Lagrangian."""
+    return minimise_elementwise(problem.objective, -adjoint(problem, nu), problem.box.lower, problem.box.upper)
+
+
+def _separable_bound_multipliers(problem: Problem, y: jax.Array, nu: Any) -> tuple[jax.Array, jax.Array]:
+    """`zl = max(phi'(l) + a'nu, 0)` and `zu = max(-phi'(u) - a'nu, 0)`.
+
+    A bound where `phi'` is infinite is never active. It is replaced by a point beside `y` before `phi'` is taken,
+    so that no infinity meets a zero cotangent on the way back.
+    """
+    objective, (lower, upper) = problem.objective, (problem.box.lower, problem.box.upper)
+    shift = adjoint(problem, nu)
+    tiny = jnp.finfo(y.dtype).tiny
+    eps = jnp.finfo(y.dtype).eps
+    inside = jax.lax.stop_gradient(
+        jnp.clip(y, lower + 2 * jnp.maximum(tiny, eps * jnp.abs(lower)), upper - 2 * eps * jnp.abs(upper) - 2 * tiny)
+    )
+
+    def one(bound: jax.Array, sign: float) -> jax.Array:
+        slope = objective.gradient(bound) + shift
+        active = jnp.isfinite(bound) & jnp.isfinite(slope) & (sign * slope > 0)
+        active = jax.lax.stop_gradient(active)
+        return jnp.where(active, sign * (objective.gradient(jnp.where(active, bound, inside)) + shift), 0.0)
+
+    return one(lower, 1.0), one(upper, -1.0)
+
+
+def bound_multipliers(problem: Problem, y: jax.Array, nu: Any) -> tuple[jax.Array, jax.Array]:
+    """Bound multipliers from the signs of the reduced gradient, where they exceed the distance to the bound."""
+    if isinstance(problem.objective, Separable):
+        return _separable_bound_multipliers(problem, y, nu)
+    slope = reduced_gradient(problem, y, nu)
+    below, above = held_by(problem, y, nu, jnp.maximum(slope, 0), jnp.maximum(-slope, 0))
+    return jnp.where(below, slope, 0), jnp.where(above, -slope, 0)
+
+
+def held_by(
+    problem: Problem, y: jax.Array, nu: Any, lower: jax.Array, upper: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Where multipliers `lower` and `upper`, relative to the gradient, exceed the relative distance to the bound."""
+    scale = 1 + jnp.max(jnp.abs(problem.objective.gradient(y)), initial=0)
+    scale = scale + jnp.max(jnp.abs(adjoint(problem, nu)), initial=0)
+    size = 1 + jnp.abs(y)
+    box = problem.box
+    below = lower / scale > jnp.maximum(y - box.lower, 0) / size
+    above = upper / scale > jnp.maximum(box.upper - y, 0) / size
+    return below, above & ~(below & (lower >= upper))
+
+
+def recover_equality(problem: Problem, y: jax.Array) -> Any:
+    """`nu` from a primal point alone: least squares of the stationarity condition, each coordinate weighted by the
+    square of its distance to the bounds (so that active bounds do not speak), and with a separable objective also by
+    `1 / phi''` (what a coordinate says about `nu` is only as good as `y` divided by that). Of several solutions the
+    least-norm one is taken.
+    """
+    if problem.equality is None:
+        return None
+    box, gradient = problem.box, problem.objective.gradient(y)
+    usable = jnp.isfinite(gradient)
+    distance = jnp.clip(jnp.minimum(y - box.lower, box.upper - y), 0, 1)
+    weight = jnp.where(usable, distance * distance, 0.0)
+    if isinstance(problem.objective, Separable):
+        curvature = hessian_product(problem.objective, y, jnp.ones_like(y))
+        good = jnp.isfinite(curvature) & (curvature > 0)
+        weight = jnp.where(good, weight / jnp.where(good, curvature, 1.0), weight)
+    # Where no coordinate is free the multiplier is not unique; the least-squares one of all will do.
+    weight = jnp.where(jnp.any(weight > 0), weight, usable.astype(y.dtype))
+    gradient = jnp.where(usable, gradient, 0.0)
+    rows = dense(problem.equality.rows(y.size))
+    nu = solve_symmetric((rows * weight) @ rows.T, -(rows * weight) @ gradient)
+    return nu.reshape(problem.equality.target.shape)
+
+
+def complete_dual(problem: Problem, y: jax.Array, dual: Dual | None) -> Dual:
+    """The multipliers that a solver left out, from the point."""
+    nu = recover_equality(problem, y) if dual is None or dual.equality is None else dual.equality
+    if dual is not None and dual.lower is not None and dual.upper is not None:
+        return Dual(nu, dual.lower, dual.upper)
+    return Dual(nu, *bound_multipliers(problem, y, nu))
+
+
+# -------------------------------------------------------------------------------------------- residuals
+def _norm(*vectors: jax.Array) -> jax.Array:
+    """The largest absolute entry."""
+    parts = [jnp.max(jnp.abs(v), initial=0) for v in vectors]
+    return jnp.max(jnp.stack(parts))
+
+
+def _violation(amount: jax.Array, bound: jax.Array) -> jax.Array:
+    return jnp.where(jnp.isfinite(bound), jnp.maximum(amount, 0) / (1 + jnp.abs(bound)), 0)
+
+
+def _masked(multiplier: jax.Array, slack: jax.Array) -> jax.Array:
+    return jnp.where(multiplier == 0, 0, multiplier * slack)
+
+
+def residuals(problem: Problem, y: jax.Array, dual: Dual) -> Residuals:
+    """See `Residuals` for the norms."""
+    box, objective = problem.box, problem.objective
+    if isinstance(objective, Separable):
+        stationarity = _norm((y - lagrangian_minimiser(problem, dual.equality)) / (1 + jnp.abs(y)))
+    else:
+        gradient, shift = objective.gradient(y), adjoint(problem, dual.equality)
+        scale = 1 + _norm(gradient, shift, dual.lower, dual.upper)
+        stationarity = _norm(gradient + shift - dual.lower + dual.upper) / scale
+    zero = jnp.zeros((), y.dtype)
+    if problem.equality is None:
+        equality = zero
+    else:
+        target = problem.equality.target
+        scale = 1 + jnp.maximum(_norm(target), _norm(_absolute_product(problem, y)))
+        equality = _norm(problem.equality.product(y) - target) / scale
+    outside = _norm(_violation(box.lower - y, box.lower), _violation(y - box.upper, box.upper))
+    negative = _norm(jnp.minimum(dual.lower, 0), jnp.minimum(dual.upper, 0))
+    products = _masked(dual.lower, y - box.lower), _masked(dual.upper, box.upper - y)
+    value = objective(y)
+    value = jnp.where(jnp.isfinite(value), value, 0)
+    gap = sum(jnp.sum(jnp.abs(product)) for product in products) / (1 + jnp.abs(value))
+    return Residuals(stationarity, equality, outside, jnp.maximum(gap, negative))
+
+
+def _absolute_product(problem: Problem, y: jax.Array) -> jax.Array:
+    """`|A| |y|`, the size of the terms that cancel in `A y - b`."""
+    absolute = jax.tree.map(lambda leaf: jnp.abs(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
+                            problem.equality)
+    return absolute.product(jnp.abs(y))
+
+
+def default_tolerance(dtype: Any) -> float:
+    """1e-8 in float64, 1e-5 in float32."""
+    return 1e-8 if jnp.finfo(dtype).bits >= 64 else 1e-5
+
+
+def certify(
+    problem: Problem, y: jax.Array, dual: Dual, converged: jax.Array, tolerance: float
+) -> tuple[Residuals, jax.Array]:
+    """The residuals of a point and the status they support, whatever the solver says of itself.
+
+    `converged` is the solver's claim: a boolean, or a `Status` (as an integer array) where the solver has found
+    that there is no solution. A claim of success that the residuals refute by far is a numerical error.
+    """
+    measured = residuals(problem, y, dual)
+    claim = jnp.asarray(converged)
+    if claim.dtype == bool:
+        claim = jnp.where(claim, Status.SOLVED, Status.MAX_ITERATIONS)
+    largest = measured.largest
+    finite = jnp.all(jnp.isfinite(y)) & jnp.isfinite(largest)
+    refuted = (claim == Status.SOLVED) & (largest > tolerance**0.5)
+    unsolved = jnp.where(refuted | (claim == Status.NUMERICAL_ERROR), Status.NUMERICAL_ERROR, Status.MAX_ITERATIONS)
+    status = jnp.where(largest <= tolerance, Status.SOLVED, unsolved)
+    status = jnp.where(finite, status, Status.NUMERICAL_ERROR)
+    no_solution = (claim == Status.PRIMAL_INFEASIBLE) | (claim == Status.DUAL_INFEASIBLE)
+    status = jnp.where(no_solution, claim, status)
+    return measured, jnp.where(is_valid(problem), status, Status.INVALID).astype(jnp.int32)
+
+

@@ -1,0 +1,133 @@
+"""The derivative of a solution with respect to its problem, from the KKT conditions: never from the solver.
+
+`attach(problem, point)` is the identity on a point that solves `problem`; its derivative rule is that of the map
+from the problem to its solution. The rule is written with `attach` itself, so the point that enters it carries the
+derivative too, and every higher order, forward or reverse, follows from this one rule.
+
+General objectives. Write G(p, y, nu) = grad f + A'nu for the reduced gradient and p for the problem's data. Where a
+bound holds with a positive multiplier, y moves with that bound; on the other, free, coordinates G = 0. With E the
+free coordinates, differentiating G = 0 and A y = b along dp:
+
+    H_EE dy_E + A_E' dnu = - (d_p G + H dy_active)_E
+    A_E dy_E             = - (dA y - db + A dy_active)
+
+Separable objectives are differentiated in the dual form, which stays finite where y meets the end of its domain:
+y = psi(-A'nu) with psi the elementwise minimiser over the box, and A y = b. With t the change of psi at fixed nu,
+and D = psi'(-A'nu):
+
+    A D A' dnu = A t + dA y - db,        dy = t - D A' dnu.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kkt_solvers._conditions import (
+    Point,
+    adjoint,
+    bound_multipliers,
+    held_by,
+    lagrangian_minimiser,
+    reduced_gradient,
+)
+from kkt_solvers._elementwise import slope_of_minimiser
+from kkt_solvers._linear import DenseKKT, schur_step
+from kkt_solvers._objectives import Separable, hessian_product
+from kkt_solvers._problem import Problem
+
+
+@jax.custom_jvp
+def attach(problem: Problem, point: Point) -> Point:
+    """`point`, with the derivative of the solution of `problem`."""
+    return point
+
+
+@attach.defjvp
+def _attach_jvp(primals: Any, tangents: Any) -> Any:
+    problem, point = primals
+    d_problem, _ = tangents
+    point = attach(problem, point)
+    rule = _separable_rule if isinstance(problem.objective, Separable) else _general_rule
+    d_point = rule(problem, point, d_problem)
+    # A product, and not a choice: its transpose, too, turns the cotangents of a dead point into NaN.
+    d_point = jax.tree.map(lambda d: d * point.live, d_point)
+    return point, Point(*d_point, live=jnp.zeros_like(point.live))
+
+
+def _equality_residual(problem: Problem, y: jax.Array) -> Any:
+    return problem.equality.product(y) - problem.equality.target
+
+
+def _separable_rule(problem: Problem, point: Point, d_problem: Any) -> tuple[jax.Array, Any, jax.Array, jax.Array]:
+    y, nu = point.primal, point.equality
+    _, t = jax.jvp(lambda p: lagrangian_minimiser(p, nu), (problem,), (d_problem,))
+    d_nu = None
+    if problem.equality is not None:
+        slope = slope_of_minimiser(problem.objective, -adjoint(problem, nu), problem.box.lower, problem.box.upper)
+        _, d_residual = jax.jvp(lambda p: _equality_residual(p, y), (problem,), (d_problem,))
+        d_nu = schur_step(problem, slope, problem.equality.product(t) + d_residual)
+        t = t - slope * problem.equality.adjoint(d_nu)
+    _, d_bounds = jax.jvp(
+        lambda p, nu: bound_multipliers(p, y, nu), (problem, nu), (d_problem, d_nu)
+    )
+    return t, d_nu, *d_bounds
+
+
+def active_bounds(problem: Problem, point: Point) -> tuple[jax.Array, jax.Array]:
+    """The coordinates held by their lower and by their upper bound: the multiplier exceeds the distance.
+
+    A weakly active bound (both are zero) does not hold its coordinate. Where l == u, the sign of the multiplier
+    says which of the two bounds the coordinate moves with; the lower one, if it is zero.
+    """
+    box = problem.box
+    lower, upper = held_by(problem, point.primal, point.equality, point.lower, point.upper)
+    fixed = box.lower == box.upper
+    lower = (lower & ~upper) | (fixed & ~upper)
+    return lower, upper
+
+
+def _general_rule(problem: Problem, point: Point, d_problem: Any) -> tuple[jax.Array, Any, jax.Array, jax.Array]:
+    y, nu = point.primal, point.equality
+    at_lower, at_upper = jax.lax.stop_gradient(active_bounds(problem, point))
+    held = at_lower | at_upper
+    d_box = d_problem.box
+    moved = jnp.where(at_lower, d_box.lower, 0.0) + jnp.where(at_upper, d_box.upper, 0.0)
+
+    _, d_gradient = jax.jvp(lambda p: reduced_gradient(p, y, nu), (problem,), (d_problem,))
+    d_gradient = d_gradient + hessian_product(problem.objective, y, moved)
+    d_residual = None
+    if problem.equality is not None:
+        _, d_residual = jax.jvp(lambda p: _equality_residual(p, y), (problem,), (d_problem,))
+        d_residual = -(d_residual + problem.equality.product(moved))
+    d_free, d_nu = DenseKKT().solve(problem, y, ~held, -d_gradient, d_residual)
+
+    # On the active coordinates zl - zu = G; on the others both stay zero.
+    d_slope = d_gradient + hessian_product(problem.objective, y, d_free)
+    if problem.equality is not None:
+        d_slope = d_slope + problem.equality.adjoint(d_nu)
+    return d_free + moved, d_nu, jnp.where(at_lower, d_slope, 0.0), jnp.where(at_upper, -d_slope, 0.0)
+
+
+@jax.custom_jvp
+def optimal_value(problem: Problem, point: Point) -> jax.Array:
+    """`f(y)`, with the derivative of the envelope theorem: that of the Lagrangian at fixed point, no linear solve."""
+    return problem.objective(point.primal)
+
+
+def _lagrangian(problem: Problem, point: Point) -> jax.Array:
+    y, box = point.primal, problem.box
+    value = problem.objective(y)
+    if problem.equality is not None:
+        value = value + jnp.vdot(point.equality, _equality_residual(problem, y))
+    lower = jnp.where(point.lower == 0, 0.0, y - box.lower)
+    upper = jnp.where(point.upper == 0, 0.0, y - box.upper)
+    return value - jnp.vdot(point.lower, lower) + jnp.vdot(point.upper, upper)
+
+
+@optimal_value.defjvp
+def _optimal_value_jvp(primals: Any, tangents: Any) -> Any:
+    problem, point = primals
+    d_problem, _ = tangents  # grad_y L = 0 at a solution: how the point moves does not enter.
+    _, d_value = jax.jvp(lambda p: _lagrangian(p, point), (problem,), (d_problem,))
+    return optimal_value(problem, point), d_value * point.live

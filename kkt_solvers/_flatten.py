@@ -1,0 +1,270 @@
+"""The door: whatever the user wrote, checked and turned into one problem on flat vectors of one dtype."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from kkt_solvers._arrays import cast, float_dtype, is_concrete
+from kkt_solvers._hoist import hoist
+from kkt_solvers._objectives import Quadratic, Separable, Smooth
+from kkt_solvers._problem import Affine, Box, Equality, Problem, Sum
+from kkt_solvers._solution import Dual, Solution
+
+
+# ---------------------------------------------------------------------------------------------- values
+def _parts(problem: Problem) -> Iterator[tuple[str, Any, Callable[[Any], Any]]]:
+    """The named arrays of a problem, each with the elementwise test that an entry must pass."""
+    xp = jnp
+    objective, equality = problem.objective, problem.equality
+    if isinstance(objective, Quadratic):
+        yield "P", objective.P, xp.isfinite
+        yield "q", objective.q, xp.isfinite
+    if isinstance(objective, Separable):
+        yield "theta", objective.theta, lambda a: ~xp.isnan(a)
+    if isinstance(equality, Affine):
+        yield "A", equality.A, xp.isfinite
+        yield "b", equality.b, xp.isfinite
+    if isinstance(equality, Sum):
+        yield "total", equality.total, xp.isfinite
+        yield "weights", equality.weights, xp.isfinite
+    yield "lower", problem.box.lower, lambda a: ~xp.isnan(a) & (a < xp.inf)
+    yield "upper", problem.box.upper, lambda a: ~xp.isnan(a) & (a > -xp.inf)
+
+
+def _floats(tree: Any) -> list[Any]:
+    return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
+
+
+def check_values(problem: Problem) -> None:
+    """Raise for bad values that can be seen: those of tracers end in a status instead."""
+    for name, value, good in _parts(problem):
+        for leaf in _floats(value):
+            if is_concrete(leaf) and not bool(np.all(good(leaf))):
+                wanted = "finite numbers" if good is jnp.isfinite else "numbers, and bounds that a finite y can meet"
+                remedy = " (write an infinite bound for none)" if name in ("lower", "upper") else ""
+                raise ValueError(f"{name} has a NaN or infinite entry; it must hold {wanted}{remedy}")
+    lower, upper = jax.tree.leaves(problem.box.lower), jax.tree.leaves(problem.box.upper)
+    if is_concrete((lower, upper)) and len(lower) == len(upper):
+        for low, high in zip(lower, upper, strict=True):
+            if _broadcast(low.shape, high.shape) is not None and bool(np.any(np.asarray(low) > np.asarray(high))):
+                raise ValueError("lower is above upper in some entry, so the box is empty; exchange or widen them")
+
+
+def is_valid(flat: Problem) -> jax.Array:
+    """The same test on a flat problem, traced: a boolean scalar."""
+    checks = [jnp.all(good(leaf)) for _, value, good in _parts(flat) for leaf in _floats(value)]
+    return jnp.all(jnp.stack([*checks, jnp.all(flat.box.lower <= flat.box.upper)]))
+
+
+# ---------------------------------------------------------------------------------------------- shapes
+def _broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        return None
+
+
+def _is_array(tree: Any) -> bool:
+    return jax.tree_util.all_leaves([tree])
+
+
+def _shape_of_y(problem: Problem) -> tuple[int, ...]:
+    """The shape of an array `y`, from whatever tells it."""
+    objective, equality, box = problem.objective, problem.equality, problem.box
+    told: dict[str, tuple[int, ...]] = {}
+    if isinstance(objective, Quadratic):
+        told["q"] = objective.q.shape
+        if objective.P is not None:
+            told["P"] = objective.P.shape[-1:]
+    if isinstance(objective, Separable):
+        told |= {"theta": _broadcast(*(leaf.shape for leaf in jax.tree.leaves(objective.theta))) or ()}
+    if isinstance(equality, Affine):
+        told["A"] = equality.A.shape[-1:]
+    if isinstance(equality, Sum) and equality.weights is not None:
+        told["weights"] = equality.weights.shape
+    told |= {"lower": box.lower.shape, "upper": box.upper.shape}
+    told = {name: shape for name, shape in told.items() if shape != ()}
+    if not told:
+        raise ValueError("init is needed here: nothing in the problem tells the shape of y. Pass solve(problem, init)")
+    shape = _broadcast(*told.values())
+    if shape is None:
+        raise ValueError(
+            "the shapes disagree about y: "
+            + ", ".join(f"{name} says {shape}" for name, shape in told.items())
+            + ". Batches of problems go through jax.vmap(solve)"
+        )
+    return shape
+
+
+def structure_of_y(problem: Problem, init: Any) -> Any:
+    """`y` as a pytree of `ShapeDtypeStruct`s, in the dtype of the computation."""
+    dtype = float_dtype(problem, init)
+    dtype = jnp.dtype(jnp.float32) if dtype.itemsize < 4 else dtype  # 16-bit floats are computed in 32 bits
+    if init is not None:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), dtype), init)
+    lower, upper = problem.box.lower, problem.box.upper
+    if _is_array(lower) and _is_array(upper):
+        return jax.ShapeDtypeStruct(_shape_of_y(problem), dtype)
+    like = upper if _is_array(lower) else lower
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), like)
+
+
+def _fill(value: Any, y: Any, name: str) -> jax.Array:
+    """A scalar, an array or a pytree like `y`, broadcast to `y` and ravelled."""
+    if _is_array(value):
+        value = jax.tree.map(lambda _: value, y)
+    if jax.tree.structure(value) != jax.tree.structure(y):
+        raise ValueError(
+            f"{name} must be a scalar, an array or a pytree like y: y is {jax.tree.structure(y)}, "
+            f"{name} is {jax.tree.structure(value)}"
+        )
+
+    def one(leaf: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
+        if _broadcast(leaf.shape, like.shape) != like.shape:
+            raise ValueError(f"{name} has shape {leaf.shape}, which does not broadcast to y of shape {like.shape}")
+        return jnp.broadcast_to(leaf, like.shape).ravel()
+
+    parts = jax.tree.leaves(jax.tree.map(one, value, y))
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+
+# ------------------------------------------------------------------------------------------- flattening
+def _example(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), tree)
+
+
+def _theta(objective: Separable, y: Any) -> Any:
+    return jax.tree.map(lambda leaf: _fill(cast(leaf, y.dtype), y, "theta"), objective.theta)
+
+
+def hoisted(problem: Problem, init: Any) -> Problem:
+    """The problem with all traced values that its functions close over made into leaves."""
+    objective, equality = problem.objective, problem.equality
+    y = structure_of_y(problem, init)
+    arguments = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jax.tree.leaves(y)[0].dtype)
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        else leaf,
+        problem.args,
+    )
+    changes: dict[str, Any] = {}
+    if isinstance(objective, Separable):
+        flat = jax.ShapeDtypeStruct((math.prod(y.shape),), y.dtype) if _is_array(y) else y
+        theta = jax.eval_shape(lambda: _theta(objective, y)) if _is_array(y) else objective.theta
+        names = ("phi", "minimiser", "complement")
+        functions = {name: getattr(objective, name) for name in names}
+        moved = {name: f and hoist(f, flat, theta) for name, f in functions.items()}
+        if moved != functions:
+            changes["objective"] = Separable(**moved, theta=objective.theta)
+    elif not isinstance(objective, Quadratic):
+        changes["objective"] = hoist(objective, y, *arguments)
+    if equality is not None and not isinstance(equality, Equality):
+        changes["equality"] = hoist(equality, y, *arguments)
+    if all(getattr(problem, name) is value for name, value in changes.items()):
+        return problem
+    fields = dict(objective=objective, equality=equality, box=problem.box, args=problem.args) | changes
+    return Problem(**fields)
+
+
+def _flat_objective(problem: Problem, y: Any, n: int, unravel: Any) -> Any:
+    objective = problem.objective
+    dtype = jax.tree.leaves(y)[0].dtype
+    if isinstance(objective, Quadratic):
+        P, q = cast((objective.P, objective.q), dtype)
+        if q.shape != (n,):
+            raise ValueError(f"q must have shape ({n},) like y, got {q.shape}; batches go through jax.vmap(solve)")
+        if P is not None and P.shape not in ((n,), (n, n)):
+            raise ValueError(f"P must have shape ({n}, {n}) or, if diagonal, ({n},), got {P.shape}")
+        if P is not None and P.ndim == 2:
+            P = 0.5 * (P + P.T)
+        return Quadratic(P, q)
+    if isinstance(objective, Separable):
+        if not _is_array(y):
+            raise TypeError("a Separable objective needs y to be one array, not a pytree; write theta as an array")
+        return Separable(objective.phi, _theta(objective, y), objective.minimiser, objective.complement)
+    smooth = Smooth(objective, cast(problem.args, dtype), unravel)
+    out = jax.eval_shape(smooth, jax.ShapeDtypeStruct((n,), dtype))
+    if getattr(out, "shape", None) != ():
+        raise ValueError(f"objective must return a scalar, got {out}; sum or average it inside the function")
+    if not jnp.issubdtype(out.dtype, jnp.floating):
+        raise TypeError(f"objective must return a real floating scalar, got {out.dtype}")
+    return smooth
+
+
+def _flat_equality(problem: Problem, y: Any, n: int, unravel: Any) -> tuple[Any, Callable[[jax.Array], Any]]:
+    """The equality on flat vectors, and how to turn its multiplier back into the user's shape."""
+    equality = problem.equality
+    dtype = jax.tree.leaves(y)[0].dtype
+    if equality is None:
+        return None, lambda nu: None
+    if isinstance(equality, Sum):
+        total, weights = cast((equality.total, equality.weights), dtype)
+        if total.shape != ():
+            raise ValueError(f"total must be a scalar, got shape {total.shape}; several constraints are an Affine")
+        return Sum(total, None if weights is None else _fill(weights, y, "weights")), lambda nu: nu
+    if isinstance(equality, Affine):
+        A, b = cast((equality.A, equality.b), dtype)
+        if A.ndim != 2 or A.shape[1] != n:
+            raise ValueError(f"A must have shape (m, {n}) for y with {n} entries, got {A.shape}")
+        if b.shape != A.shape[:1]:
+            raise ValueError(f"b must have shape ({A.shape[0]},), one entry for each row of A, got {b.shape}")
+        return Affine(A, b), lambda nu: nu
+    # An affine function h(y) = A y - b: its matrix is its Jacobian anywhere, its right-hand side -h(0).
+    args = cast(problem.args, dtype)
+
+    def residual(y: jax.Array) -> tuple[jax.Array, Any]:
+        return ravel_pytree(equality(unravel(y), *args))
+
+    zero = jnp.zeros((n,), dtype)
+    A, b = jax.jacfwd(lambda y: residual(y)[0])(zero), -residual(zero)[0]
+    return Affine(A, b), residual(zero)[1]
+
+
+def flatten(problem: Problem, init: Any) -> tuple[Problem, jax.Array, Callable[[Solution], Solution]]:
+    """The problem on flat vectors, a starting point, and the way back. Raises for wrong shapes."""
+    y = structure_of_y(problem, init)
+    leaves = jax.tree.leaves(y)
+    if not leaves:
+        raise ValueError("init is an empty pytree: there is nothing to solve for")
+    n, dtype = sum(math.prod(leaf.shape) for leaf in leaves), leaves[0].dtype
+    out_dtype = float_dtype(problem, init)
+    _, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), y))
+    objective = _flat_objective(problem, y, n, unravel)
+    equality, unravel_dual = _flat_equality(problem, y, n, unravel)
+    lower = _fill(cast(problem.box.lower, dtype), y, "lower")
+    upper = _fill(cast(problem.box.upper, dtype), y, "upper")
+    flat = Problem(objective, equality, Box(lower, upper))
+    start = nearest_to_zero(flat) if init is None else ravel_pytree(cast(_as_floats(init), dtype))[0]
+
+    def unflatten(solution: Solution) -> Solution:
+        back = cast((unravel(solution.primal), unravel_dual(solution.dual.equality)), out_dtype)
+        bounds = cast((unravel(solution.dual.lower), unravel(solution.dual.upper)), out_dtype)
+        return Solution(
+            back[0],
+            Dual(back[1], *bounds),
+            cast(solution.objective, out_dtype),
+            solution.status,
+            solution.residuals,
+            solution.iterations,
+        )
+
+    return flat, start, unflatten
+
+
+def _as_floats(init: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf) * 1.0, init)
+
+
+def nearest_to_zero(flat: Problem) -> jax.Array:
+    """The middle of the box where it is bounded, else its point nearest to zero."""
+    lower, upper = flat.box.lower, flat.box.upper
+    middle = 0.5 * (jnp.maximum(lower, -1e9) + jnp.minimum(upper, 1e9))
+    both = jnp.isfinite(lower) & jnp.isfinite(upper)
+    return jnp.where(both, middle, jnp.clip(jnp.zeros_like(lower), lower, upper))
+
+

@@ -1,0 +1,138 @@
+"""Objectives whose structure the solvers and the derivative can use."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kkt_solvers._arrays import Matrix, floating, floating_tree, matrix
+from kkt_solvers._hoist import elementwise_derivative
+from kkt_solvers._pytree import pytree
+
+
+@pytree()
+@dataclass(frozen=True, eq=False)
+class Quadratic:
+    """A quadratic objective, `f(y) = y'Py/2 + q'y`.
+
+    Arguments:
+        P: positive semidefinite, shape `(n, n)` (an array, a scipy.sparse matrix or a `BCOO`), or `(n,)` for a
+            diagonal matrix, or `None` for a linear program. Only its symmetric part matters.
+        q: shape `(n,)`.
+
+    Raises `TypeError` where an entry is not a real number; shapes are checked when the problem is solved.
+
+    >>> import kkt_solvers as kkt
+    >>> kkt.Quadratic([2.0, 4.0], [-1.0, 0.0])(jax.numpy.ones(2))
+    Array(2., dtype=float32)
+    """
+
+    P: Matrix | None
+    q: jax.Array
+
+    def __init__(self, P: Any, q: Any):
+        object.__setattr__(self, "P", None if P is None else matrix(P, "P"))
+        object.__setattr__(self, "q", floating(q, "q"))
+
+    def __call__(self, y: jax.Array) -> jax.Array:
+        return 0.5 * jnp.vdot(y, self.hessian_product(y)) + jnp.vdot(self.q, y)
+
+    def gradient(self, y: jax.Array) -> jax.Array:
+        return self.hessian_product(y) + self.q
+
+    def hessian_product(self, y: jax.Array) -> jax.Array:
+        if self.P is None:
+            return jnp.zeros_like(y)
+        return self.P * y if self.P.ndim == 1 else self.P @ y
+
+
+@pytree(callables=("phi", "minimiser", "complement"))
+@dataclass(frozen=True, eq=False)
+class Separable:
+    """A separable objective, `f(y) = sum_i phi(y_i, theta_i)` with `phi` convex in its first argument.
+
+    Arguments:
+        phi: `phi(y, theta)`, elementwise: it is called with whole arrays.
+        theta: an array, or a pytree of arrays, that broadcast with `y`.
+        minimiser: `minimiser(z, theta)`, elementwise, `argmin_y phi(y, theta) - z y` over the domain of `phi`: the
+            inverse of `phi'`. It need not know the box. Without it the minimiser is found by a safeguarded scalar
+            Newton iteration, and the box must then lie inside the domain of `phi` (its ends may be limits).
+        complement: `complement(z, theta) = upper - minimiser(z, theta)` without cancellation, for a `phi` whose
+            minimiser stays below the upper bound and comes so near to it that the difference is lost in rounding.
+
+    >>> import kkt_solvers as kkt
+    >>> def phi(y, v):
+    ...     return (y - v) ** 2 / 2
+    >>> problem = kkt.Problem(kkt.Separable(phi, [0.2, 0.9, 3.0]), kkt.Sum(1.0), kkt.Box(0.0, 1.0))
+    >>> kkt.solve(problem).primal
+    Array([0., 0., 1.], dtype=float32)
+    """
+
+    phi: Callable[..., jax.Array]
+    theta: Any
+    minimiser: Callable[..., jax.Array] | None
+    complement: Callable[..., jax.Array] | None
+
+    def __init__(self, phi: Any, theta: Any = (), minimiser: Any = None, complement: Any = None):
+        for name, function in (("phi", phi), ("minimiser", minimiser), ("complement", complement)):
+            if not callable(function) and (name == "phi" or function is not None):
+                raise TypeError(f"{name} must be an elementwise function of (y, theta), got {type(function).__name__}")
+        if complement is not None and minimiser is None:
+            raise ValueError("complement needs a minimiser: pass both or neither")
+        object.__setattr__(self, "phi", phi)
+        object.__setattr__(self, "theta", floating_tree(theta, "theta"))
+        object.__setattr__(self, "minimiser", minimiser)
+        object.__setattr__(self, "complement", complement)
+
+    def __call__(self, y: jax.Array) -> jax.Array:
+        return jnp.sum(self.phi(y, self.theta))
+
+    def gradient(self, y: jax.Array) -> jax.Array:
+        return elementwise_derivative(self.phi, y, self.theta)
+
+
+@pytree(callables=("function",), static=("unravel",))
+@dataclass(frozen=True, eq=False)
+class Smooth:
+    """A user's `function(y, *args)` of a pytree `y`, as a function of the flat vector. Internal."""
+
+    function: Callable[..., jax.Array]
+    args: tuple[Any, ...]
+    unravel: Callable[[jax.Array], Any]
+
+    def __call__(self, y: jax.Array) -> jax.Array:
+        return self.function(self.unravel(y), *self.args)
+
+    def gradient(self, y: jax.Array) -> jax.Array:
+        return jax.grad(self.__call__)(y)
+
+
+# What solvers and the derivative see: `__call__` and `gradient` on flat vectors.
+Objective = Quadratic | Separable | Smooth
+
+
+def hessian_product(objective: Objective, y: jax.Array, v: jax.Array) -> jax.Array:
+    if isinstance(objective, Quadratic):
+        return objective.hessian_product(v)
+    return jax.jvp(objective.gradient, (y,), (v,))[1]
+
+
+def _diagonal_phi(y: jax.Array, theta: Any) -> jax.Array:
+    curvature, slope = theta
+    return 0.5 * curvature * y * y + slope * y
+
+
+def _diagonal_minimiser(z: jax.Array, theta: Any) -> jax.Array:
+    curvature, slope = theta
+    return (z - slope) / curvature
+
+
+def as_separable(objective: Objective) -> Separable | None:
+    """The objective as a sum over the coordinates, where its type says that it is one."""
+    if isinstance(objective, Separable):
+        return objective
+    if isinstance(objective, Quadratic) and objective.P is not None and objective.P.ndim == 1:
+        return Separable(_diagonal_phi, (objective.P, objective.q), _diagonal_minimiser)
+    return None

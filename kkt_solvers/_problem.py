@@ -1,0 +1,159 @@
+"""`Problem` and its parts: data only, no algorithm."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kkt_solvers._arrays import Matrix, floating, floating_tree, matrix
+from kkt_solvers._pytree import pytree
+
+
+@pytree()
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """The equality constraints `A y = b`.
+
+    Arguments:
+        A: shape `(m, n)`: an array, a scipy.sparse matrix or a `BCOO`.
+        b: shape `(m,)`.
+
+    For a linear map that is not a matrix, pass the affine function itself: `Problem(..., equality=h)` with
+    `h(y, *args) = A(y) - b`.
+    """
+
+    A: Matrix
+    b: jax.Array
+
+    def __init__(self, A: Any, b: Any):
+        if callable(A):
+            raise TypeError("A must be a matrix; for a linear function pass equality=lambda y: A(y) - b instead")
+        object.__setattr__(self, "A", matrix(A, "A"))
+        object.__setattr__(self, "b", floating(b, "b"))
+
+    @property
+    def target(self) -> jax.Array:
+        return self.b
+
+    def product(self, y: jax.Array) -> jax.Array:
+        return self.A @ y
+
+    def adjoint(self, nu: jax.Array) -> jax.Array:
+        return self.A.T @ nu
+
+    def rows(self, n: int) -> Matrix:
+        return self.A
+
+
+@pytree()
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """One equality constraint, `sum_i weights_i y_i = total`.
+
+    Arguments:
+        total: a scalar.
+        weights: `None` (ones) or an array like `y`; any signs.
+    """
+
+    total: jax.Array
+    weights: jax.Array | None
+
+    def __init__(self, total: Any, weights: Any = None):
+        object.__setattr__(self, "total", floating(total, "total"))
+        object.__setattr__(self, "weights", None if weights is None else floating(weights, "weights"))
+
+    @property
+    def target(self) -> jax.Array:
+        return self.total
+
+    def product(self, y: jax.Array) -> jax.Array:
+        return jnp.sum(y) if self.weights is None else jnp.vdot(self.weights, y)
+
+    def adjoint(self, nu: jax.Array) -> jax.Array:
+        return nu if self.weights is None else nu * self.weights
+
+    def rows(self, n: int) -> jax.Array:
+        return jnp.ones((1, n), self.total.dtype) if self.weights is None else self.weights[None, :]
+
+
+# What solvers and the derivative see, on flat vectors.
+Equality = Affine | Sum
+
+
+@pytree()
+@dataclass(frozen=True, eq=False)
+class Box:
+    """The bounds `lower <= y <= upper`.
+
+    Arguments:
+        lower, upper: scalars, arrays that broadcast to `y`, or pytrees like `y`. Entries may be infinite, and
+            equal to each other, which fixes a variable.
+
+    `solve` raises a `ValueError` for a NaN, for `lower > upper`, and for a bound that no number can meet.
+    """
+
+    lower: Any
+    upper: Any
+
+    def __init__(self, lower: Any = -jnp.inf, upper: Any = jnp.inf):
+        object.__setattr__(self, "lower", floating_tree(lower, "lower"))
+        object.__setattr__(self, "upper", floating_tree(upper, "upper"))
+
+
+@pytree(callables=("objective", "equality"))
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A convex problem with affine equality constraints and a box:
+
+        minimise f(y, *args)    subject to    A y = b,    lower <= y <= upper.
+
+    A `Problem` is a pytree whose arrays are its leaves: it can be jitted, vmapped and differentiated like an array.
+
+    Arguments:
+        objective: a convex differentiable `f(y, *args)` with a scalar value, or a `Quadratic` or `Separable`.
+        equality: `None`, an `Affine`, a `Sum`, or any affine function `h(y, *args)`, whose value (an array or a
+            pytree of arrays) is zero at a feasible point.
+        box: a `Box`.
+        args: a tuple of pytrees, handed to `f` and `h` after `y`, and differentiable.
+
+    >>> import jax, kkt_solvers as kkt
+    >>> problem = kkt.Problem(kkt.Quadratic([1.0, 1.0], [-3.0, 0.0]), kkt.Sum(1.0), kkt.Box(0.0, 1.0))
+    >>> jax.grad(lambda problem: kkt.solve(problem).objective)(problem).objective.q
+    Array([1., 0.], dtype=float32)
+    """
+
+    objective: Callable[..., Any]
+    equality: Any
+    box: Box
+    args: tuple[Any, ...]
+
+    def __init__(self, objective: Any, equality: Any = None, box: Box | None = None, args: Any = ()):
+        if not callable(objective):
+            raise TypeError(
+                "objective must be a function f(y, *args), a Quadratic or a Separable, "
+                f"got {type(objective).__name__}"
+            )
+        if equality is not None and not isinstance(equality, Equality) and not callable(equality):
+            raise TypeError(
+                "equality must be None, an Affine, a Sum or an affine function h(y, *args), "
+                f"got {type(equality).__name__}"
+            )
+        box = Box() if box is None else box
+        if not isinstance(box, Box):
+            raise TypeError(f"box must be a Box, got {type(box).__name__}; write kkt.Box(lower, upper)")
+        if not isinstance(args, tuple):
+            raise TypeError(f"args must be a tuple, got {type(args).__name__}; write args=(value,)")
+        object.__setattr__(self, "objective", objective)
+        object.__setattr__(self, "equality", equality)
+        object.__setattr__(self, "box", box)
+        object.__setattr__(self, "args", jax.tree.map(_number, args))
+
+
+def _number(leaf: Any) -> Any:
+    """Python numbers become arrays, so that a gradient with respect to them exists; arrays keep their dtype."""
+    if isinstance(leaf, (int, float)) and not isinstance(leaf, bool):
+        return floating(leaf, "args")
+    return jnp.asarray(leaf) if isinstance(leaf, (np.ndarray, np.generic)) else leaf

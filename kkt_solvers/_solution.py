@@ -1,0 +1,114 @@
+"""What comes back: `Solution`, its `Dual`, `Residuals` and `Status`."""
+
+import enum
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kkt_solvers._pytree import pytree
+
+
+class Status(enum.IntEnum):
+    """How a solve ended, one per instance; an integer array under `jax.vmap`. `Status(int(s)).message` says it in
+    words."""
+
+    SOLVED = 0
+    MAX_ITERATIONS = 1
+    PRIMAL_INFEASIBLE = 2
+    DUAL_INFEASIBLE = 3
+    INVALID = 4
+    NUMERICAL_ERROR = 5
+
+    @property
+    def message(self) -> str:
+        return _MESSAGES[self]
+
+
+_MESSAGES = {
+    Status.SOLVED: "solved: the KKT residuals are below the tolerance",
+    Status.MAX_ITERATIONS: (
+        "stopped before the KKT residuals reached the tolerance; the best point is returned and its derivative is "
+        "that of the KKT conditions there. Allow more iterations, loosen `tol` or choose another solver"
+    ),
+    Status.PRIMAL_INFEASIBLE: "no point satisfies the equality constraints and the box; derivatives are NaN",
+    Status.DUAL_INFEASIBLE: "the objective is unbounded below on the feasible set; derivatives are NaN",
+    Status.INVALID: (
+        "the data are not those of a problem (a NaN, an infinite coefficient, or lower > upper); results are NaN"
+    ),
+    Status.NUMERICAL_ERROR: (
+        "the point is not finite or is far from satisfying the KKT conditions; derivatives are NaN. Check that the "
+        "objective is finite at the starting point, or choose another solver"
+    ),
+}
+
+# The statuses whose derivatives are numbers; all others have NaN derivatives.
+DIFFERENTIABLE = (Status.SOLVED, Status.MAX_ITERATIONS)
+
+
+@pytree()
+@dataclass(frozen=True, eq=False)
+class Dual:
+    """The multipliers in `L = f(y) + nu'(A y - b) - zl'(y - l) + zu'(y - u)`, with `zl, zu >= 0`.
+
+    Fields: `equality` is `nu`, like `b` (or like the residual of an equality given as a function; `None` without
+    equality); `lower` and `upper` are `zl` and `zu`, like `y`. So `d f* / d b = -nu`.
+    """
+
+    equality: Any
+    lower: Any
+    upper: Any
+
+
+@pytree()
+@dataclass(frozen=True, eq=False)
+class Residuals:
+    """Relative KKT residuals in the infinity norm, computed from problem and point alone, not by the solver.
+
+    - `stationarity`: `|grad f + A'nu - zl + zu|`, relative to one plus the largest of its terms. For a separable
+      objective: `|y - psi(-A'nu)|` relative to `1 + |y|`, with `psi` the elementwise minimiser over the box, which
+      stays meaningful where `grad f` is infinite.
+    - `equality`: `|A y - b|`, relative to one plus the larger of `|b|` and `|A| |y|`.
+    - `box`: the violation of the bounds, relative to one plus the bound.
+    - `complementarity`: `sum_i zl_i (y_i - l_i) + zu_i (u_i - y_i)` in absolute value, relative to `1 + |f(y)|`.
+    """
+
+    stationarity: jax.Array
+    equality: jax.Array
+    box: jax.Array
+    complementarity: jax.Array
+
+    @property
+    def largest(self) -> jax.Array:
+        """The largest of the four (NaN if one is)."""
+        return jnp.max(jnp.stack([self.stationarity, self.equality, self.box, self.complementarity]), axis=0)
+
+
+@pytree()
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A point, its multipliers, and what they are worth.
+
+    `primal` (like `y`), `dual` and `objective` carry the derivative of the KKT conditions with respect to every
+    leaf of the problem. `status` (a `Status` as an integer), `residuals` and `iterations` do not.
+    """
+
+    primal: Any
+    dual: Dual
+    objective: jax.Array
+    status: jax.Array
+    residuals: Residuals
+    iterations: jax.Array
+
+    def raise_if_failed(self) -> "Solution":
+        """The solution itself if every instance is `SOLVED`, else a `RuntimeError` in words. Not under `jit`."""
+        if isinstance(self.status, jax.core.Tracer):
+            raise TypeError("raise_if_failed needs concrete values; under jit or vmap inspect `status` instead")
+        codes = [Status(int(code)) for code in jnp.ravel(self.status)]
+        failed = {index: code for index, code in enumerate(codes) if code != Status.SOLVED}
+        if failed:
+            where = f"{len(failed)} of {len(codes)} instances, first at {min(failed)}: " if len(codes) > 1 else ""
+            first = failed[min(failed)]
+            raise RuntimeError(f"{where}{first.name}: {first.message}")
+        return self

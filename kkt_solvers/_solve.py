@@ -1,0 +1,140 @@
+"""`solve` and `differentiable`: the two doors of the house, one way through it."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kkt_solvers._conditions import Point, certify, complete_dual, default_tolerance
+from kkt_solvers._derivative import attach, optimal_value
+from kkt_solvers._flatten import check_values, flatten, hoisted
+from kkt_solvers._problem import Problem
+from kkt_solvers._solution import DIFFERENTIABLE, Dual, Solution, Status
+from kkt_solvers.solvers import Solver, default_solver
+
+
+def solve(problem: Problem, init: Any = None, *, solver: Any = None) -> Solution:
+    """Solve a convex problem; the solution carries the derivative of its KKT conditions.
+
+    Arguments:
+        problem: a `Problem`. All its arrays are brought to their common floating dtype (16-bit floats are computed
+            in float32 and come back as they were).
+        init: where to start, like `y`. Needed only where nothing else tells the shape of `y`; need not be feasible.
+        solver: how to solve. `None` chooses by structure:
+
+            | objective | equality | solver |
+            |---|---|---|
+            | `Separable`, `Quadratic` with diagonal `P` | none or one row | `DualBisection` |
+            | anything else | none or one row | `ProjectedGradient` |
+
+            Any object with `run(problem, init) -> (primal, dual or None, iterations, converged)` will do: see
+            `kkt_solvers.solvers.Solver`.
+
+    Returns a `Solution`. `status` is `SOLVED` only where the relative KKT residuals, computed here and not by the
+    solver, are at most the solver's `tol` (default 1e-8 in float64, 1e-5 in float32).
+
+    Raises `ValueError` or `TypeError`, naming the argument, for wrong shapes, wrong structure and bad values that
+    can be seen; the bad values of traced arrays end in `Status.INVALID`.
+
+    >>> import kkt_solvers as kkt
+    >>> problem = kkt.Problem(kkt.Quadratic([1.0, 1.0], [-3.0, 0.0]), kkt.Sum(1.0), kkt.Box(0.0, 2.0))
+    >>> solution = kkt.solve(problem)
+    >>> solution.primal, kkt.Status(int(solution.status)).name
+    (Array([1., 0.], dtype=float32), 'SOLVED')
+    """
+    problem = _enter(problem, init)
+    solver = default_solver(problem) if solver is None else solver
+    if not callable(getattr(solver, "run", None)):
+        raise TypeError(f"solver must have a method run(problem, init), got {type(solver).__name__}")
+    return _solve(problem, init, solver)
+
+
+def differentiable(
+    problem: Problem, primal: Any, dual: Dual | None = None, *, tol: float | None = None, check: bool = True
+) -> Solution:
+    """The solution that carries the KKT derivative, from a point found by anything: another library, a file.
+
+    Arguments:
+        problem: the `Problem` that the point solves.
+        primal: the point, like `y`.
+        dual: its multipliers, or `None`; those that are missing (`None` fields too) are recovered from the point, by
+            least squares on the coordinates that are not at a bound.
+        tol: largest relative KKT residual of a `SOLVED` point (default 1e-8 in float64, 1e-5 in float32).
+        check: whether a point whose residuals are far above `tol` (beyond its square root) becomes a
+            `NUMERICAL_ERROR` with NaN derivatives. `False` differentiates the KKT conditions there all the same.
+
+    >>> import jax, kkt_solvers as kkt
+    >>> def demand(b):
+    ...     problem = kkt.Problem(kkt.Quadratic([1.0, 3.0], [0.0, 0.0]), kkt.Sum(b))
+    ...     return kkt.differentiable(problem, [3.0, 1.0]).primal  # found by hand
+    >>> jax.jacobian(demand)(4.0)
+    Array([0.75, 0.25], dtype=float32, weak_type=True)
+    """
+    primal = jax.tree.map(jnp.asarray, primal) if not isinstance(primal, list) else jnp.asarray(primal)
+    return _differentiable(_enter(problem, primal), primal, dual, tol, check)
+
+
+def _enter(problem: Problem, init: Any) -> Problem:
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem must be a Problem, got {type(problem).__name__}")
+    check_values(problem)
+    return hoisted(problem, init)
+
+
+@functools.partial(jax.jit, static_argnames="solver")
+def _solve(problem: Problem, init: Any, solver: Any) -> Solution:
+    flat, start, unflatten = flatten(problem, init)
+    stopped, start = jax.lax.stop_gradient((flat, start))
+    primal, dual, iterations, converged = solver.run(stopped, start)
+    tol = solver.tol if isinstance(solver, Solver) else None
+    return unflatten(_finish(flat, stopped, primal, dual, iterations, converged, tol))
+
+
+@functools.partial(jax.jit, static_argnames=("tol", "check"))
+def _differentiable(problem: Problem, primal: Any, dual: Dual | None, tol: float | None, check: bool) -> Solution:
+    flat, start, unflatten = flatten(problem, primal)
+    stopped, start, dual = jax.lax.stop_gradient((flat, start, flat_dual(flat, dual)))
+    iterations = jnp.zeros((), jnp.int32)
+    return unflatten(_finish(flat, stopped, start, dual, iterations, jnp.asarray(check), tol))
+
+
+def flat_dual(flat: Problem, dual: Dual | None) -> Dual | None:
+    """A user's multipliers on flat vectors."""
+    if dual is None:
+        return None
+    y = flat.box.lower
+    parts = []
+    targets = (None if flat.equality is None else flat.equality.target, y, y)
+    for name, like in zip(("equality", "lower", "upper"), targets, strict=True):
+        value = getattr(dual, name)
+        if value is None or like is None:
+            parts.append(None)
+            continue
+        vector = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(value)]).astype(y.dtype)
+        if vector.size != like.size:
+            raise ValueError(f"dual.{name} must have {like.size} entries, got {vector.size}")
+        parts.append(vector.reshape(like.shape))
+    return Dual(*parts)
+
+
+def _finish(
+    flat: Problem, stopped: Problem, primal: jax.Array, dual: Any, iterations: Any, converged: Any, tol: float | None
+) -> Solution:
+    """Multipliers, certificate, derivative: the same for every solver and for points from elsewhere."""
+    tolerance = default_tolerance(primal.dtype) if tol is None else tol
+    dual = complete_dual(stopped, primal, dual)
+    residuals, status = certify(stopped, primal, dual, converged, tolerance)
+    live = jnp.where(jnp.isin(status, jnp.asarray(DIFFERENTIABLE)), 1.0, jnp.nan).astype(primal.dtype)
+    nothing = jnp.where(status == Status.INVALID, jnp.nan, 0.0).astype(primal.dtype)
+    point = Point(primal, dual.equality, dual.lower, dual.upper, live)
+    point = jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf + nothing), point)
+    point = attach(flat, point)
+    return Solution(
+        point.primal,
+        Dual(point.equality, point.lower, point.upper),
+        optimal_value(flat, point),
+        status,
+        residuals,
+        jnp.asarray(iterations, jnp.int32),
+    )

@@ -1,0 +1,56 @@
+"""What a solver is, and what it may ask of a problem."""
+
+import abc
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kkt_solvers._arrays import dense
+from kkt_solvers._problem import Problem
+
+
+class Solver(abc.ABC):
+    """A solver of this library: a frozen dataclass of settings, a tolerance `tol` among them.
+
+    A solver of your own need not inherit from it. It is any hashable object with `run`; it sees flat vectors only,
+    need not be differentiable, and must be traceable by JAX:
+
+    >>> import jax, jax.numpy as jnp, kkt_solvers as kkt
+    >>> class Alternating:
+    ...     def run(self, problem, init):
+    ...         def step(_, y):
+    ...             y = y - 0.1 * problem.objective.gradient(y)
+    ...             y = y - (problem.equality.product(y) - problem.equality.target) / y.size
+    ...             return jnp.clip(y, problem.box.lower, problem.box.upper)
+    ...         return jax.lax.fori_loop(0, 300, step, init), None, 300, True
+    >>> problem = kkt.Problem(kkt.Quadratic([1.0, 1.0], [-3.0, 0.0]), kkt.Sum(1.0), kkt.Box(0.0, 2.0))
+    >>> kkt.solve(problem, solver=Alternating()).dual.equality
+    Array(2., dtype=float32)
+    """
+
+    tol: float | None
+
+    @abc.abstractmethod
+    def run(self, problem: Problem, init: jax.Array) -> tuple[jax.Array, Any, Any, Any]:
+        """Solve a flat problem from `init`, an array like `y`.
+
+        Returns `(primal, dual, iterations, converged)`: the point; a `Dual`, whose fields may be `None`, or `None`
+        (what is missing is recovered from the point); how many iterations it took; and the solver's own claim, a
+        boolean or a `Status` as an integer array, which the certificate may overrule.
+        """
+
+
+def single_row(problem: Problem, solver: str) -> tuple[jax.Array | None, jax.Array | None]:
+    """The weights and the total of the one equality that `solver` can handle; `(None, None)` without equality."""
+    equality = problem.equality
+    if equality is None:
+        return None, None
+    if equality.target.size > 1:
+        raise ValueError(
+            f"{solver} takes at most one equality constraint, got {equality.target.size}; solve it with another "
+            "solver and hand the point to kkt_solvers.differentiable"
+        )
+    if equality.target.size == 0:
+        return None, None
+    return dense(equality.rows(problem.box.lower.size))[0], jnp.reshape(equality.target, ())

@@ -1,0 +1,229 @@
+"""One equality and a separable objective: a root of a monotone function of one variable."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from kkt_solvers._elementwise import minimise_elementwise, slope_of_minimiser
+from kkt_solvers._objectives import Separable, as_separable
+from kkt_solvers._problem import Problem
+from kkt_solvers._solution import Dual, Status
+from kkt_solvers.solvers._base import Solver, single_row
+
+
+@dataclass(frozen=True)
+class DualBisection(Solver):
+    """Solve `min sum_i phi(y_i) s.t. w'y = k, l <= y <= u` by its scalar dual.
+
+    The solution is `y_i = psi_i(w_i s)` with `psi` the elementwise minimiser over the box and `s = -nu` the root of
+    the nondecreasing `sum_i w_i psi_i(w_i s) - k`. The bracket of the root is valid by construction: take any point
+    of the box with `w'y = k`; where `s >= phi_i'(y_i) / w_i` for all i, the sum is at least k, where `<=`, at most.
+    No sort and no selection. Inside the bracket Newton steps, safeguarded by bisection.
+
+    Prefer it for any separable objective with one equality; other structures raise a `ValueError`.
+
+    Arguments:
+        tol: largest relative KKT residual of a `SOLVED` point; `None` for the default of the dtype. The root itself
+            is always found to rounding.
+        max_iterations: of the root finder.
+        accelerate: `False` for plain bisection by `jaxopt.Bisection`.
+    """
+
+    tol: float | None = None
+    max_iterations: int = 100
+    accelerate: bool = True
+
+    def run(self, problem: Problem, init: jax.Array) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
+        objective = as_separable(problem.objective)
+        if objective is None:
+            raise ValueError(
+                "DualBisection needs a separable objective: a Separable, or a Quadratic whose P is a vector "
+                "(its diagonal); ProjectedGradient and MirrorDescent take any smooth objective"
+            )
+        weights, total = single_row(problem, "DualBisection")
+        lower, upper = problem.box.lower, problem.box.upper
+        if weights is None or total is None:
+            y = minimise_elementwise(objective, jnp.zeros_like(lower), lower, upper)
+            return y, Dual(None if problem.equality is None else problem.equality.target, None, None), _count(0), _true()
+        y, s, iterations, claim = scalar_dual(
+            objective, weights, total, lower, upper, self.max_iterations, plain=not self.accelerate
+        )
+        return y, Dual(-s.reshape(problem.equality.target.shape), None, None), iterations, claim
+
+
+def _count(value: Any) -> jax.Array:
+    return jnp.asarray(value, jnp.int32)
+
+
+def _true() -> jax.Array:
+    return jnp.ones((), bool)
+
+
+class _State(NamedTuple):
+    low: jax.Array
+    high: jax.Array
+    s: jax.Array
+    last: jax.Array  # the length of the last step, and of the one before it
+    before: jax.Array
+    done: jax.Array
+    iterations: jax.Array
+
+
+def scalar_dual(
+    objective: Separable,
+    weights: jax.Array,
+    total: jax.Array,
+    lower: jax.Array,
+    upper: jax.Array,
+    max_iterations: int,
+    *,
+    plain: bool = False,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """`(y, s, iterations, claim)` with `y = psi(w s)` and `w'y = total`."""
+    dtype, eps = lower.dtype, jnp.finfo(lower.dtype).eps
+    least = jnp.where(weights >= 0, lower, upper)  # where w'y is smallest over the box, and where largest
+    most = jnp.where(weights >= 0, upper, lower)
+    moves = weights != 0
+    reach_least = jnp.sum(jnp.where(moves, weights * jnp.where(moves, least, 0), 0))
+    reach_most = jnp.sum(jnp.where(moves, weights * jnp.where(moves, most, 0), 0))
+
+    low, high = _bracket(objective, weights, total, lower, upper, least, most)
+    at_least, at_most = total <= reach_least, total >= reach_most
+    huge = jnp.sqrt(jnp.finfo(dtype).max)
+    low = jnp.where(jnp.isfinite(low), low, -huge)
+    high = jnp.where(jnp.isfinite(high), high, huge)
+    # At an end of the reach y is a corner of the box, and s any number beyond the whole bracket.
+    low, high = jnp.where(at_most, high, low), jnp.where(at_least, low, high)
+
+    if plain:
+        from kkt_solvers.solvers._jaxopt import bisect
+
+        s, iterations = bisect(_plain_residual, low, high, (objective, weights, total, lower, upper), max_iterations)
+    else:
+        s, iterations = _newton(objective, weights, total, lower, upper, low, high, max_iterations)
+
+    y = minimise_elementwise(objective, weights * s, lower, upper)
+    y = jnp.where(at_most & moves, most, jnp.where(at_least & moves, least, y))
+    scale = 1 + jnp.abs(total) + jnp.where(jnp.isfinite(reach_least + reach_most), jnp.abs(reach_least + reach_most), 0)
+    short = jnp.maximum(reach_least - total, total - reach_most)
+    # Beyond rounding of the sums themselves no point of the box meets the equality.
+    infeasible = short > 4 * eps * scale
+    claim = jnp.where(infeasible, Status.PRIMAL_INFEASIBLE, Status.SOLVED)
+    return y, s, iterations, claim
+
+
+def _bracket(
+    objective: Separable,
+    weights: jax.Array,
+    total: jax.Array,
+    lower: jax.Array,
+    upper: jax.Array,
+    least: jax.Array,
+    most: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Both ends from the slopes at one point of the box with `w'y = total`, widened by rounding."""
+    eps = jnp.finfo(lower.dtype).eps
+    centre = jnp.where(
+        jnp.isfinite(lower) & jnp.isfinite(upper), 0.5 * (lower + upper), jnp.clip(jnp.zeros_like(lower), lower, upper)
+    )
+    need = total - jnp.sum(weights * centre)
+    end = jnp.where(need >= 0, most, least)
+    bounded = jnp.isfinite(end)
+    # Coordinates that can go without end share the need, in proportion to their weights; failing those, all go the
+    # same part of their way to the end.
+    share = jnp.where(bounded, 0.0, weights)
+    unbounded_step = share * need / jnp.maximum(jnp.sum(share * share), jnp.finfo(lower.dtype).tiny)
+    way = jnp.where(bounded & (weights != 0), end - centre, 0.0)
+    length = jnp.sum(weights * way)
+    part = jnp.clip(need / jnp.where(length == 0, 1.0, length), 0.0, 1.0)
+    y = centre + jnp.where(jnp.any(share != 0), unbounded_step, part * way)
+
+    slope = objective.gradient(y) / jnp.where(weights == 0, 1.0, weights)
+    usable = (weights != 0) & jnp.isfinite(slope)
+    low = jnp.min(jnp.where(usable, slope, jnp.inf))
+    high = jnp.max(jnp.where(usable, slope, -jnp.inf))
+    margin = 8 * eps * (jnp.abs(low) + jnp.abs(high)) + jnp.finfo(lower.dtype).tiny
+    return low - margin, high + margin
+
+
+def _plain_residual(s: jax.Array, objective: Separable, weights: Any, total: Any, lower: Any, upper: Any) -> jax.Array:
+    return jnp.sum(weights * minimise_elementwise(objective, weights * s, lower, upper)) - total
+
+
+def _signed_parts(
+    objective: Separable, weights: jax.Array, total: jax.Array, lower: jax.Array, upper: jax.Array, s: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """`E, D >= 0` with `E - D = sum w psi(w s) - total`, and their slopes in `s`.
+
+    Without a complement that is the plain sum, split by sign. With one, each coordinate is measured from the end of
+    its range that is nearer: E sums the distances from the lower ends, D those from the upper ends, and the ends
+    themselves are counted apart. Near a root that count cancels exactly, and what is left are sums of positive
+    terms: the root is found to rounding even where every y is at an end of its range up to rounding.
+    """
+    z = weights * s
+    psi = minimise_elementwise(objective, z, lower, upper)
+    slope = weights * weights * slope_of_minimiser(objective, z, lower, upper)
+    if objective.complement is None:
+        from_end, ends = weights * psi, -total
+    else:
+        start = jnp.where(jnp.isfinite(lower), lower, 0.0)
+        rest = jnp.maximum(objective.complement(z, objective.theta), 0)
+        near_upper = rest < jnp.abs(psi - start)
+        from_end = weights * jnp.where(near_upper, -rest, psi - start)
+        ends = jnp.sum(weights * jnp.where(near_upper, upper, start)) - total
+    up = from_end >= 0
+    E = jnp.sum(jnp.where(up, from_end, 0)) + jnp.maximum(ends, 0)
+    D = -jnp.sum(jnp.where(up, 0, from_end)) + jnp.maximum(-ends, 0)
+    return E, D, jnp.sum(jnp.where(up, slope, 0)), jnp.sum(jnp.where(up, 0, slope))
+
+
+def _newton(
+    objective: Separable,
+    weights: jax.Array,
+    total: jax.Array,
+    lower: jax.Array,
+    upper: jax.Array,
+    low: jax.Array,
+    high: jax.Array,
+    max_iterations: int,
+) -> tuple[jax.Array, jax.Array]:
+    """The root in `[low, high]`: Newton on `log(E / D)`, or on `E - D` where there is no complement. A step that
+    leaves the bracket, or is not half as long as the one before the last, is replaced by bisection."""
+    eps, largest = jnp.finfo(low.dtype).eps, jnp.sqrt(jnp.finfo(low.dtype).max)
+
+    def step(state: _State) -> _State:
+        s = state.s
+        E, D, E_slope, D_slope = _signed_parts(objective, weights, total, lower, upper, s)
+        residual = E - D
+        low = jnp.where(residual <= 0, s, state.low)
+        high = jnp.where(residual >= 0, s, state.high)
+        move = -residual / (E_slope + D_slope)
+        if objective.complement is not None:
+            # d log E = E_slope / E and, as D falls with s, d log D = - D_slope / D.
+            both = (E > 0) & (D > 0)
+            E, D = jnp.where(both, E, 1.0), jnp.where(both, D, 1.0)
+            move = jnp.where(both, -(jnp.log(E) - jnp.log(D)) / (E_slope / E + D_slope / D), move)
+        newton = s + move
+        bisect = ~((newton > low) & (newton < high)) | (2 * jnp.abs(move) > state.before)
+        middle = 0.5 * (low + high)
+        following = jnp.where(bisect, middle, newton)
+        settled = jnp.abs(move) <= 2 * eps * jnp.abs(s)
+        narrow = (high - low) <= 2 * eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
+        exact = residual == 0
+        following = jnp.where(exact, s, jnp.where(settled, jnp.clip(newton, low, high), following))
+        done = exact | settled | narrow | ~jnp.isfinite(residual)
+        return _State(low, high, following, jnp.abs(following - s), state.last, done, state.iterations + 1)
+
+    def unfinished(state: _State) -> jax.Array:
+        return ~state.done & (state.iterations < max_iterations)
+
+    # An end at the largest number stands for an unbounded range: start near zero, not half way to it.
+    unbounded = (low <= -largest) | (high >= largest)
+    start = jnp.where(unbounded, jnp.clip(jnp.zeros_like(low), low, high), 0.5 * (low + high))
+    empty = ~(low < high)
+    start = jnp.where(empty, low, start)
+    width = high - low
+    final = jax.lax.while_loop(unfinished, step, _State(low, high, start, width, width, empty, _count(0)))
+    return final.s, final.iterations
