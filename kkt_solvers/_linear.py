@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import dense
+from kkt_solvers._arrays import block_sum, dense
 from kkt_solvers._objectives import Quadratic, hessian_product
 from kkt_solvers._problem import Problem
 
@@ -88,7 +88,7 @@ def schur_step(problem: Problem, slope: jax.Array, residual: jax.Array) -> Any:
     rows = dense(problem.equality.rows(n))
     if len(rows) == 1:
         weights = rows[0]
-        pivot = jnp.sum(slope * weights * weights)[None, None]
+        pivot = block_sum(slope * weights * weights)[None, None]
     else:
         pivot = (rows * slope) @ rows.T
     return solve_symmetric(pivot, jnp.ravel(residual)).reshape(jnp.shape(residual))

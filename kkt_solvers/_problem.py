@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kkt_solvers._arrays import Matrix, floating, floating_tree, matrix
+from kkt_solvers._arrays import Matrix, block_sum, floating, floating_tree, matrix
 from kkt_solvers._pytree import pytree
 
 
@@ -70,7 +70,7 @@ class Sum:
         return self.total
 
     def product(self, y: jax.Array) -> jax.Array:
-        return jnp.sum(y) if self.weights is None else jnp.vdot(self.weights, y)
+        return block_sum(y if self.weights is None else self.weights * y)
 
     def adjoint(self, nu: jax.Array) -> jax.Array:
         return nu if self.weights is None else nu * self.weights

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from kkt_solvers._arrays import block_sum
 from kkt_solvers._elementwise import minimise_elementwise, slope_of_minimiser
 from kkt_solvers._objectives import Separable, as_separable
 from kkt_solvers._problem import Problem
@@ -86,8 +87,8 @@ def scalar_dual(
     least = jnp.where(weights >= 0, lower, upper)  # where w'y is smallest over the box, and where largest
     most = jnp.where(weights >= 0, upper, lower)
     moves = weights != 0
-    reach_least = jnp.sum(jnp.where(moves, weights * jnp.where(moves, least, 0), 0))
-    reach_most = jnp.sum(jnp.where(moves, weights * jnp.where(moves, most, 0), 0))
+    reach_least = block_sum(jnp.where(moves, weights * jnp.where(moves, least, 0), 0))
+    reach_most = block_sum(jnp.where(moves, weights * jnp.where(moves, most, 0), 0))
 
     low, high = _bracket(objective, weights, total, lower, upper, least, most)
     at_least, at_most = total <= reach_least, total >= reach_most
@@ -123,33 +124,45 @@ def _bracket(
     least: jax.Array,
     most: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Both ends from the slopes at one point of the box with `w'y = total`, widened by rounding."""
-    eps = jnp.finfo(lower.dtype).eps
-    centre = jnp.where(
-        jnp.isfinite(lower) & jnp.isfinite(upper), 0.5 * (lower + upper), jnp.clip(jnp.zeros_like(lower), lower, upper)
-    )
-    need = total - jnp.sum(weights * centre)
-    end = jnp.where(need >= 0, most, least)
-    bounded = jnp.isfinite(end)
-    # Coordinates that can go without end share the need, in proportion to their weights; failing those, all go the
-    # same part of their way to the end.
-    share = jnp.where(bounded, 0.0, weights)
-    unbounded_step = share * need / jnp.maximum(jnp.sum(share * share), jnp.finfo(lower.dtype).tiny)
-    way = jnp.where(bounded & (weights != 0), end - centre, 0.0)
-    length = jnp.sum(weights * way)
-    part = jnp.clip(need / jnp.where(length == 0, 1.0, length), 0.0, 1.0)
-    y = centre + jnp.where(jnp.any(share != 0), unbounded_step, part * way)
+    """Both ends from the slopes beside one point of the box with `w'y = total`.
 
-    slope = objective.gradient(y) / jnp.where(weights == 0, 1.0, weights)
-    usable = (weights != 0) & jnp.isfinite(slope)
-    low = jnp.min(jnp.where(usable, slope, jnp.inf))
-    high = jnp.max(jnp.where(usable, slope, -jnp.inf))
-    margin = 8 * eps * (jnp.abs(low) + jnp.abs(high)) + jnp.finfo(lower.dtype).tiny
+    The slopes are taken half way from that point to either end of the box (one unit away, where that is infinite):
+    so the bracket does not hang on the rounding of the point.
+    """
+    moves = weights != 0
+    bounded = jnp.isfinite(lower) & jnp.isfinite(upper)
+    # In a bounded box, the same part of the way from the least to the most, measured from the nearer end.
+    room = jnp.where(bounded & moves, most - least, 0.0)
+    reach = block_sum(weights * room)
+    from_least = total - block_sum(jnp.where(room == 0, 0, weights * least))
+    part = jnp.clip(from_least / jnp.where(reach == 0, 1.0, reach), 0.0, 1.0)
+    rest = jnp.clip(1 - part, 0.0, 1.0)
+    inside = jnp.where(part < 0.5, least + part * room, most - rest * room)
+    # Else coordinates that can go without end share what is missing, in proportion to their weights.
+    centre = jnp.where(bounded, 0.5 * (lower + upper), jnp.clip(jnp.zeros_like(lower), lower, upper))
+    need = total - block_sum(weights * centre)
+    end = jnp.where(need >= 0, most, least)
+    share = jnp.where(jnp.isfinite(end), 0.0, weights)
+    shares = block_sum(share * share)
+    way = jnp.where(jnp.isfinite(end) & moves, end - centre, 0.0)
+    length = block_sum(weights * way)
+    limited = centre + jnp.clip(need / jnp.where(length == 0, 1.0, length), 0.0, 1.0) * way
+    shared = centre + share * need / jnp.where(shares == 0, 1.0, shares)
+    y = jnp.where(jnp.all(bounded), inside, jnp.where(shares > 0, shared, limited))
+
+    def slopes(bound: jax.Array) -> jax.Array:
+        beside = jnp.where(jnp.isfinite(bound), 0.5 * (y + bound), jnp.where(bound > 0, y + 1, y - 1))
+        return objective.gradient(beside) / jnp.where(moves, weights, 1.0)
+
+    low, high = slopes(least), slopes(most)
+    low = jnp.min(jnp.where(moves & jnp.isfinite(low), low, jnp.inf))
+    high = jnp.max(jnp.where(moves & jnp.isfinite(high), high, -jnp.inf))
+    margin = 8 * jnp.finfo(lower.dtype).eps * (jnp.abs(low) + jnp.abs(high)) + jnp.finfo(lower.dtype).tiny
     return low - margin, high + margin
 
 
 def _plain_residual(s: jax.Array, objective: Separable, weights: Any, total: Any, lower: Any, upper: Any) -> jax.Array:
-    return jnp.sum(weights * minimise_elementwise(objective, weights * s, lower, upper)) - total
+    return block_sum(weights * minimise_elementwise(objective, weights * s, lower, upper)) - total
 
 
 def _signed_parts(
@@ -172,11 +185,11 @@ def _signed_parts(
         rest = jnp.maximum(objective.complement(z, objective.theta), 0)
         near_upper = rest < jnp.abs(psi - start)
         from_end = weights * jnp.where(near_upper, -rest, psi - start)
-        ends = jnp.sum(weights * jnp.where(near_upper, upper, start)) - total
+        ends = block_sum(weights * jnp.where(near_upper, upper, start)) - total
     up = from_end >= 0
-    E = jnp.sum(jnp.where(up, from_end, 0)) + jnp.maximum(ends, 0)
-    D = -jnp.sum(jnp.where(up, 0, from_end)) + jnp.maximum(-ends, 0)
-    return E, D, jnp.sum(jnp.where(up, slope, 0)), jnp.sum(jnp.where(up, 0, slope))
+    E = block_sum(jnp.where(up, from_end, 0)) + jnp.maximum(ends, 0)
+    D = -block_sum(jnp.where(up, 0, from_end)) + jnp.maximum(-ends, 0)
+    return E, D, block_sum(jnp.where(up, slope, 0)), block_sum(jnp.where(up, 0, slope))
 
 
 def _newton(
