@@ -1,7 +1,7 @@
 """Constrained convex problems in JAX, and the exact derivatives of their solutions."""
 
-from kkt_solvers import projections, solvers
-from kkt_solvers._objectives import Quadratic, Separable
+from kkt_solvers import linear, projections, solvers
+from kkt_solvers._objectives import LowRank, Quadratic, Separable
 from kkt_solvers._problem import Affine, Box, Problem, Sum
 from kkt_solvers._solution import Dual, Residuals, Solution, Status
 from kkt_solvers._solve import differentiable, solve
@@ -14,6 +14,7 @@ __all__ = [
     "Box",
     "Dual",
     "DualBisection",
+    "LowRank",
     "MirrorDescent",
     "Problem",
     "ProjectedGradient",
@@ -24,6 +25,7 @@ __all__ = [
     "Status",
     "Sum",
     "differentiable",
+    "linear",
     "projections",
     "solve",
     "solvers",

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from kkt_solvers._arrays import dense
 from kkt_solvers._elementwise import minimise_elementwise
 from kkt_solvers._flatten import is_valid
-from kkt_solvers._linear import solve_symmetric
+from kkt_solvers._linear import solve_semidefinite
 from kkt_solvers._objectives import Separable, hessian_product
-from kkt_solvers._problem import Problem
+from kkt_solvers._problem import FlatProblem
 from kkt_solvers._solution import Dual, Residuals, Status
 
 
@@ -35,23 +35,23 @@ class Point(NamedTuple):
 
 
 # ------------------------------------------------------------------------------------------ ingredients
-def adjoint(problem: Problem, nu: Any) -> jax.Array:
-    """`A'nu`, zero where there is no equality."""
-    like = problem.box.lower
-    return jnp.zeros_like(like) if problem.equality is None else problem.equality.adjoint(nu) + jnp.zeros_like(like)
+def adjoint(problem: FlatProblem, nu: Any) -> jax.Array:
+    """`A'nu`, a full vector."""
+    return problem.equality.adjoint(nu) + jnp.zeros_like(problem.box.lower)
 
 
-def reduced_gradient(problem: Problem, y: jax.Array, nu: Any) -> jax.Array:
+def reduced_gradient(problem: FlatProblem, y: jax.Array, nu: Any) -> jax.Array:
     """`grad f(y) + A'nu`."""
     return problem.objective.gradient(y) + adjoint(problem, nu)
 
 
-def lagrangian_minimiser(problem: Problem, nu: Any) -> jax.Array:
+def lagrangian_minimiser(problem: FlatProblem, nu: Any) -> jax.Array:
     """`psi(-A'nu)`: the minimiser over the box of a separable Lagrangian."""
+    assert isinstance(problem.objective, Separable)
     return minimise_elementwise(problem.objective, -adjoint(problem, nu), problem.box.lower, problem.box.upper)
 
 
-def _separable_bound_multipliers(problem: Problem, y: jax.Array, nu: Any) -> tuple[jax.Array, jax.Array]:
+def _separable_bound_multipliers(problem: FlatProblem, y: jax.Array, nu: Any) -> tuple[jax.Array, jax.Array]:
     """`zl = max(phi'(l) + a'nu, 0)` and `zu = max(-phi'(u) - a'nu, 0)`.
 
     A bound where `phi'` is infinite is never active. It is replaced by a point beside `y` before `phi'` is taken,
@@ -74,7 +74,7 @@ def _separable_bound_multipliers(problem: Problem, y: jax.Array, nu: Any) -> tup
     return one(lower, 1.0), one(upper, -1.0)
 
 
-def bound_multipliers(problem: Problem, y: jax.Array, nu: Any) -> tuple[jax.Array, jax.Array]:
+def bound_multipliers(problem: FlatProblem, y: jax.Array, nu: Any) -> tuple[jax.Array, jax.Array]:
     """Bound multipliers from the signs of the reduced gradient, where they exceed the distance to the bound."""
     if isinstance(problem.objective, Separable):
         return _separable_bound_multipliers(problem, y, nu)
@@ -84,7 +84,7 @@ def bound_multipliers(problem: Problem, y: jax.Array, nu: Any) -> tuple[jax.Arra
 
 
 def held_by(
-    problem: Problem, y: jax.Array, nu: Any, lower: jax.Array, upper: jax.Array
+    problem: FlatProblem, y: jax.Array, nu: Any, lower: jax.Array, upper: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Where multipliers `lower` and `upper`, relative to the gradient, exceed the relative distance to the bound."""
     scale = 1 + jnp.max(jnp.abs(problem.objective.gradient(y)), initial=0)
@@ -96,14 +96,12 @@ def held_by(
     return below, above & ~(below & (lower >= upper))
 
 
-def recover_equality(problem: Problem, y: jax.Array) -> Any:
+def recover_equality(problem: FlatProblem, y: jax.Array) -> Any:
     """`nu` from a primal point alone: least squares of the stationarity condition, each coordinate weighted by the
     square of its distance to the bounds (so that active bounds do not speak), and with a separable objective also by
     `1 / phi''` (what a coordinate says about `nu` is only as good as `y` divided by that). Of several solutions the
     least-norm one is taken.
     """
-    if problem.equality is None:
-        return None
     box, gradient = problem.box, problem.objective.gradient(y)
     usable = jnp.isfinite(gradient)
     distance = jnp.clip(jnp.minimum(y - box.lower, box.upper - y), 0, 1)
@@ -116,11 +114,11 @@ def recover_equality(problem: Problem, y: jax.Array) -> Any:
     weight = jnp.where(jnp.any(weight > 0), weight, usable.astype(y.dtype))
     gradient = jnp.where(usable, gradient, 0.0)
     rows = dense(problem.equality.rows(y.size))
-    nu = solve_symmetric((rows * weight) @ rows.T, -(rows * weight) @ gradient)
+    nu = solve_semidefinite((rows * weight) @ rows.T, -(rows * weight) @ gradient)
     return nu.reshape(problem.equality.target.shape)
 
 
-def complete_dual(problem: Problem, y: jax.Array, dual: Dual | None) -> Dual:
+def complete_dual(problem: FlatProblem, y: jax.Array, dual: Dual | None) -> Dual:
     """The multipliers that a solver left out, from the point."""
     nu = recover_equality(problem, y) if dual is None or dual.equality is None else dual.equality
     if dual is not None and dual.lower is not None and dual.upper is not None:
@@ -143,7 +141,7 @@ def _masked(multiplier: jax.Array, slack: jax.Array) -> jax.Array:
     return jnp.where(multiplier == 0, 0, multiplier * slack)
 
 
-def residuals(problem: Problem, y: jax.Array, dual: Dual) -> Residuals:
+def residuals(problem: FlatProblem, y: jax.Array, dual: Dual) -> Residuals:
     """See `Residuals` for the norms."""
     box, objective = problem.box, problem.objective
     if isinstance(objective, Separable):
@@ -152,13 +150,10 @@ def residuals(problem: Problem, y: jax.Array, dual: Dual) -> Residuals:
         gradient, shift = objective.gradient(y), adjoint(problem, dual.equality)
         scale = 1 + _norm(gradient, shift, dual.lower, dual.upper)
         stationarity = _norm(gradient + shift - dual.lower + dual.upper) / scale
-    zero = jnp.zeros((), y.dtype)
-    if problem.equality is None:
-        equality = zero
-    else:
-        target = problem.equality.target
-        scale = 1 + jnp.maximum(_norm(target), _norm(_absolute_product(problem, y)))
-        equality = _norm(problem.equality.product(y) - target) / scale
+    target = problem.equality.target
+    # |A| |y| is the size of the terms that cancel in A y - b.
+    size = jnp.maximum(_norm(target), _norm(_absolute(problem.equality).product(jnp.abs(y))))
+    equality = _norm(problem.equality.product(y) - target) / (1 + size)
     outside = _norm(_violation(box.lower - y, box.lower), _violation(y - box.upper, box.upper))
     negative = _norm(jnp.minimum(dual.lower, 0), jnp.minimum(dual.upper, 0))
     products = _masked(dual.lower, y - box.lower), _masked(dual.upper, box.upper - y)
@@ -168,11 +163,8 @@ def residuals(problem: Problem, y: jax.Array, dual: Dual) -> Residuals:
     return Residuals(stationarity, equality, outside, jnp.maximum(gap, negative))
 
 
-def _absolute_product(problem: Problem, y: jax.Array) -> jax.Array:
-    """`|A| |y|`, the size of the terms that cancel in `A y - b`."""
-    absolute = jax.tree.map(lambda leaf: jnp.abs(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
-                            problem.equality)
-    return absolute.product(jnp.abs(y))
+def _absolute(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.abs(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
 
 
 def default_tolerance(dtype: Any) -> float:
@@ -181,7 +173,7 @@ def default_tolerance(dtype: Any) -> float:
 
 
 def certify(
-    problem: Problem, y: jax.Array, dual: Dual, converged: jax.Array, tolerance: float
+    problem: FlatProblem, y: jax.Array, dual: Dual, converged: jax.Array, tolerance: float
 ) -> tuple[Residuals, jax.Array]:
     """The residuals of a point and the status they support, whatever the solver says of itself.
 
@@ -201,5 +193,3 @@ def certify(
     no_solution = (claim == Status.PRIMAL_INFEASIBLE) | (claim == Status.DUAL_INFEASIBLE)
     status = jnp.where(no_solution, claim, status)
     return measured, jnp.where(is_valid(problem), status, Status.INVALID).astype(jnp.int32)
-
-

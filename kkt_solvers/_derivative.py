@@ -18,11 +18,13 @@ and D = psi'(-A'nu):
     A D A' dnu = A t + dA y - db,        dy = t - D A' dnu.
 """
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from kkt_solvers._arrays import dense
 from kkt_solvers._conditions import (
     Point,
     adjoint,
@@ -32,49 +34,51 @@ from kkt_solvers._conditions import (
     reduced_gradient,
 )
 from kkt_solvers._elementwise import slope_of_minimiser
-from kkt_solvers._linear import DenseKKT, schur_step
+from kkt_solvers._linear import KKTSystem, choose, schur, solve_semidefinite
 from kkt_solvers._objectives import Separable, hessian_product
-from kkt_solvers._problem import Problem
+from kkt_solvers._problem import FlatProblem
 
 
-@jax.custom_jvp
-def attach(problem: Problem, point: Point) -> Point:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def attach(linear: KKTSystem | None, problem: FlatProblem, point: Point) -> Point:
     """`point`, with the derivative of the solution of `problem`."""
     return point
 
 
 @attach.defjvp
-def _attach_jvp(primals: Any, tangents: Any) -> Any:
+def _attach_jvp(linear: KKTSystem | None, primals: Any, tangents: Any) -> Any:
     problem, point = primals
     d_problem, _ = tangents
-    point = attach(problem, point)
-    rule = _separable_rule if isinstance(problem.objective, Separable) else _general_rule
-    d_point = rule(problem, point, d_problem)
+    point = attach(linear, problem, point)
+    if isinstance(problem.objective, Separable):
+        d_point = _separable_rule(problem, problem.objective, point, d_problem)
+    else:
+        d_point = _general_rule(choose(problem) if linear is None else linear, problem, point, d_problem)
     # A product, and not a choice: its transpose, too, turns the cotangents of a dead point into NaN.
     d_point = jax.tree.map(lambda d: d * point.live, d_point)
     return point, Point(*d_point, live=jnp.zeros_like(point.live))
 
 
-def _equality_residual(problem: Problem, y: jax.Array) -> Any:
+def _equality_residual(problem: FlatProblem, y: jax.Array) -> jax.Array:
     return problem.equality.product(y) - problem.equality.target
 
 
-def _separable_rule(problem: Problem, point: Point, d_problem: Any) -> tuple[jax.Array, Any, jax.Array, jax.Array]:
-    y, nu = point.primal, point.equality
+Tangents = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+
+
+def _separable_rule(problem: FlatProblem, objective: Separable, point: Point, d_problem: Any) -> Tangents:
+    y, nu, (lower, upper) = point.primal, point.equality, (problem.box.lower, problem.box.upper)
     _, t = jax.jvp(lambda p: lagrangian_minimiser(p, nu), (problem,), (d_problem,))
-    d_nu = None
-    if problem.equality is not None:
-        slope = slope_of_minimiser(problem.objective, -adjoint(problem, nu), problem.box.lower, problem.box.upper)
-        _, d_residual = jax.jvp(lambda p: _equality_residual(p, y), (problem,), (d_problem,))
-        d_nu = schur_step(problem, slope, problem.equality.product(t) + d_residual)
-        t = t - slope * problem.equality.adjoint(d_nu)
-    _, d_bounds = jax.jvp(
-        lambda p, nu: bound_multipliers(p, y, nu), (problem, nu), (d_problem, d_nu)
-    )
-    return t, d_nu, *d_bounds
+    slope = slope_of_minimiser(objective, -adjoint(problem, nu), lower, upper)
+    _, d_residual = jax.jvp(lambda p: _equality_residual(p, y), (problem,), (d_problem,))
+    right = problem.equality.product(t) + d_residual
+    pivot = schur(dense(problem.equality.rows(y.size)), slope)
+    d_nu = solve_semidefinite(pivot, jnp.ravel(right)).reshape(right.shape)
+    _, d_bounds = jax.jvp(lambda p, nu: bound_multipliers(p, y, nu), (problem, nu), (d_problem, d_nu))
+    return t - slope * problem.equality.adjoint(d_nu), d_nu, *d_bounds
 
 
-def active_bounds(problem: Problem, point: Point) -> tuple[jax.Array, jax.Array]:
+def active_bounds(problem: FlatProblem, point: Point) -> tuple[jax.Array, jax.Array]:
     """The coordinates held by their lower and by their upper bound: the multiplier exceeds the distance.
 
     A weakly active bound (both are zero) does not hold its coordinate. Where l == u, the sign of the multiplier
@@ -87,39 +91,33 @@ def active_bounds(problem: Problem, point: Point) -> tuple[jax.Array, jax.Array]
     return lower, upper
 
 
-def _general_rule(problem: Problem, point: Point, d_problem: Any) -> tuple[jax.Array, Any, jax.Array, jax.Array]:
+def _general_rule(linear: KKTSystem, problem: FlatProblem, point: Point, d_problem: Any) -> Tangents:
     y, nu = point.primal, point.equality
     at_lower, at_upper = jax.lax.stop_gradient(active_bounds(problem, point))
-    held = at_lower | at_upper
-    d_box = d_problem.box
-    moved = jnp.where(at_lower, d_box.lower, 0.0) + jnp.where(at_upper, d_box.upper, 0.0)
+    moved = jnp.where(at_lower, d_problem.box.lower, 0.0) + jnp.where(at_upper, d_problem.box.upper, 0.0)
 
     _, d_gradient = jax.jvp(lambda p: reduced_gradient(p, y, nu), (problem,), (d_problem,))
+    _, d_residual = jax.jvp(lambda p: _equality_residual(p, y), (problem,), (d_problem,))
     d_gradient = d_gradient + hessian_product(problem.objective, y, moved)
-    d_residual = None
-    if problem.equality is not None:
-        _, d_residual = jax.jvp(lambda p: _equality_residual(p, y), (problem,), (d_problem,))
-        d_residual = -(d_residual + problem.equality.product(moved))
-    d_free, d_nu = DenseKKT().solve(problem, y, ~held, -d_gradient, d_residual)
+    d_residual = d_residual + problem.equality.product(moved)
+    mask = (~(at_lower | at_upper)).astype(y.dtype)
+    d_free, d_nu = linear.solve(problem, y, mask, (-d_gradient, -d_residual))
 
-    # On the active coordinates zl - zu = G; on the others both stay zero.
-    d_slope = d_gradient + hessian_product(problem.objective, y, d_free)
-    if problem.equality is not None:
-        d_slope = d_slope + problem.equality.adjoint(d_nu)
+    # On the active coordinates zl - zu is the reduced gradient; on the others both stay zero.
+    d_slope = d_gradient + hessian_product(problem.objective, y, d_free) + problem.equality.adjoint(d_nu)
     return d_free + moved, d_nu, jnp.where(at_lower, d_slope, 0.0), jnp.where(at_upper, -d_slope, 0.0)
 
 
 @jax.custom_jvp
-def optimal_value(problem: Problem, point: Point) -> jax.Array:
+def optimal_value(problem: FlatProblem, point: Point) -> jax.Array:
     """`f(y)`, with the derivative of the envelope theorem: that of the Lagrangian at fixed point, no linear solve."""
     return problem.objective(point.primal)
 
 
-def _lagrangian(problem: Problem, point: Point) -> jax.Array:
+def _lagrangian(problem: FlatProblem, point: Point) -> jax.Array:
     y, box = point.primal, problem.box
     value = problem.objective(y)
-    if problem.equality is not None:
-        value = value + jnp.vdot(point.equality, _equality_residual(problem, y))
+    value = value + jnp.vdot(point.equality, _equality_residual(problem, y))
     lower = jnp.where(point.lower == 0, 0.0, y - box.lower)
     upper = jnp.where(point.upper == 0, 0.0, y - box.upper)
     return value - jnp.vdot(point.lower, lower) + jnp.vdot(point.upper, upper)

@@ -62,8 +62,7 @@ def _numeric_minimiser(objective: Separable, z: jax.Array, lower: jax.Array, upp
         return low, high, y
 
     _, _, y = jax.lax.fori_loop(0, _STEPS, narrow, (low, high, 0.5 * (low + high)))
-    y = jnp.where(slope(lower) >= 0, lower, jnp.where(slope(upper) <= 0, upper, y))
-    return y
+    return jnp.where(slope(lower) >= 0, lower, jnp.where(slope(upper) <= 0, upper, y))
 
 
 @_numeric_minimiser.defjvp

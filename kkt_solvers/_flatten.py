@@ -7,17 +7,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.sparse import BCOO
 from jax.flatten_util import ravel_pytree
 
 from kkt_solvers._arrays import cast, float_dtype, is_concrete
 from kkt_solvers._hoist import hoist
 from kkt_solvers._objectives import Quadratic, Separable, Smooth
-from kkt_solvers._problem import Affine, Box, Equality, Problem, Sum
+from kkt_solvers._problem import Affine, Box, Equality, FlatProblem, Problem, Sum
 from kkt_solvers._solution import Dual, Solution
 
 
 # ---------------------------------------------------------------------------------------------- values
-def _parts(problem: Problem) -> Iterator[tuple[str, Any, Callable[[Any], Any]]]:
+def _parts(problem: Problem | FlatProblem) -> Iterator[tuple[str, Any, Callable[[Any], Any]]]:
     """The named arrays of a problem, each with the elementwise test that an entry must pass."""
     xp = jnp
     objective, equality = problem.objective, problem.equality
@@ -55,7 +56,7 @@ def check_values(problem: Problem) -> None:
                 raise ValueError("lower is above upper in some entry, so the box is empty; exchange or widen them")
 
 
-def is_valid(flat: Problem) -> jax.Array:
+def is_valid(flat: FlatProblem) -> jax.Array:
     """The same test on a flat problem, traced: a boolean scalar."""
     checks = [jnp.all(good(leaf)) for _, value, good in _parts(flat) for leaf in _floats(value)]
     return jnp.all(jnp.stack([*checks, jnp.all(flat.box.lower <= flat.box.upper)]))
@@ -147,9 +148,11 @@ def hoisted(problem: Problem, init: Any) -> Problem:
     objective, equality = problem.objective, problem.equality
     y = structure_of_y(problem, init)
     arguments = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jax.tree.leaves(y)[0].dtype)
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-        else leaf,
+        lambda leaf: (
+            jax.ShapeDtypeStruct(jnp.shape(leaf), jax.tree.leaves(y)[0].dtype)
+            if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+            else leaf
+        ),
         problem.args,
     )
     changes: dict[str, Any] = {}
@@ -167,8 +170,7 @@ def hoisted(problem: Problem, init: Any) -> Problem:
         changes["equality"] = hoist(equality, y, *arguments)
     if all(getattr(problem, name) is value for name, value in changes.items()):
         return problem
-    fields = dict(objective=objective, equality=equality, box=problem.box, args=problem.args) | changes
-    return Problem(**fields)
+    return Problem(changes.get("objective", objective), changes.get("equality", equality), problem.box, problem.args)
 
 
 def _flat_objective(problem: Problem, y: Any, n: int, unravel: Any) -> Any:
@@ -180,8 +182,8 @@ def _flat_objective(problem: Problem, y: Any, n: int, unravel: Any) -> Any:
             raise ValueError(f"q must have shape ({n},) like y, got {q.shape}; batches go through jax.vmap(solve)")
         if P is not None and P.shape not in ((n,), (n, n)):
             raise ValueError(f"P must have shape ({n}, {n}) or, if diagonal, ({n},), got {P.shape}")
-        if P is not None and P.ndim == 2:
-            P = 0.5 * (P + P.T)
+        if isinstance(P, (jax.Array, BCOO)) and P.ndim == 2:
+            P = 0.5 * (P + P.T)  # pyright: ignore[reportOperatorIssue] - the sum of a BCOO is not annotated
         return Quadratic(P, q)
     if isinstance(objective, Separable):
         if not _is_array(y):
@@ -201,7 +203,7 @@ def _flat_equality(problem: Problem, y: Any, n: int, unravel: Any) -> tuple[Any,
     equality = problem.equality
     dtype = jax.tree.leaves(y)[0].dtype
     if equality is None:
-        return None, lambda nu: None
+        return Affine(jnp.zeros((0, n), dtype), jnp.zeros(0, dtype)), lambda nu: None
     if isinstance(equality, Sum):
         total, weights = cast((equality.total, equality.weights), dtype)
         if total.shape != ():
@@ -225,7 +227,7 @@ def _flat_equality(problem: Problem, y: Any, n: int, unravel: Any) -> tuple[Any,
     return Affine(A, b), residual(zero)[1]
 
 
-def flatten(problem: Problem, init: Any) -> tuple[Problem, jax.Array, Callable[[Solution], Solution]]:
+def flatten(problem: Problem, init: Any) -> tuple[FlatProblem, jax.Array, Callable[[Solution], Solution]]:
     """The problem on flat vectors, a starting point, and the way back. Raises for wrong shapes."""
     y = structure_of_y(problem, init)
     leaves = jax.tree.leaves(y)
@@ -238,7 +240,7 @@ def flatten(problem: Problem, init: Any) -> tuple[Problem, jax.Array, Callable[[
     equality, unravel_dual = _flat_equality(problem, y, n, unravel)
     lower = _fill(cast(problem.box.lower, dtype), y, "lower")
     upper = _fill(cast(problem.box.upper, dtype), y, "upper")
-    flat = Problem(objective, equality, Box(lower, upper))
+    flat = FlatProblem(objective, equality, Box(lower, upper))
     start = nearest_to_zero(flat) if init is None else ravel_pytree(cast(_as_floats(init), dtype))[0]
 
     def unflatten(solution: Solution) -> Solution:
@@ -260,11 +262,9 @@ def _as_floats(init: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf) * 1.0, init)
 
 
-def nearest_to_zero(flat: Problem) -> jax.Array:
+def nearest_to_zero(flat: FlatProblem) -> jax.Array:
     """The middle of the box where it is bounded, else its point nearest to zero."""
     lower, upper = flat.box.lower, flat.box.upper
     middle = 0.5 * (jnp.maximum(lower, -1e9) + jnp.minimum(upper, 1e9))
     both = jnp.isfinite(lower) & jnp.isfinite(upper)
     return jnp.where(both, middle, jnp.clip(jnp.zeros_like(lower), lower, upper))
-
-

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.core
 
 from kkt_solvers._pytree import pytree
 

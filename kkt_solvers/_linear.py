@@ -1,94 +1,352 @@
-"""Symmetric linear systems, factorised once and refined; the KKT systems of the derivative are built from them."""
+"""Symmetric linear systems, factorised once and refined, and the KKT systems of the derivative built from them.
 
+The KKT system of the free coordinates, with `F` the diagonal matrix that is one on them, is
+
+    [ F H F + (I - F)   F A' ] [ dy  ]   [ F r ]
+    [ A F               0    ] [ dnu ] = [ s   ].
+
+What differs from structure to structure is only how it is (nearly) inverted: each class here offers an `inverse`.
+The true matrix is applied to refine what the inverse gives, and to differentiate the solve.
+"""
+
+import abc
+import hashlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+import scipy.sparse.linalg
+from jax.experimental.sparse import BCOO
 
 from kkt_solvers._arrays import block_sum, dense
-from kkt_solvers._objectives import Quadratic, hessian_product
-from kkt_solvers._problem import Problem
+from kkt_solvers._objectives import LowRank, Quadratic, Separable, hessian_product
+from kkt_solvers._problem import FlatProblem
 
 _REFINEMENTS = 3
 
+Pair = tuple[jax.Array, jax.Array]  # (dy, dnu), or (r, s)
+Inverse = Callable[[Pair], Pair]
 
-def _factorised(K: jax.Array, sign: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """`r -> K^{-1} r` for a symmetric `K`, also where it is singular and the system consistent.
+
+def _regularisation(dtype: Any) -> float:
+    """Relative to a matrix with unit rows: what singular systems are shifted by before they are factorised."""
+    return float(jnp.finfo(dtype).eps) ** (2 / 3)
+
+
+# ---------------------------------------------------------------------------------------- one matrix
+def _factorised(K: jax.Array, sign: jax.Array | float = 1.0) -> Callable[[jax.Array], jax.Array]:
+    """`r -> K^{-1} r` up to what refinement mends, for a symmetric `K`, also a singular one.
 
     `K` is scaled to unit rows, `D K D`, then regularised, `D K D + delta diag(sign)`, with `sign = +1` where `K` is
-    positive semidefinite and `-1` in its constraint block, which makes it nonsingular; iterative refinement with
-    the true `K` takes the regularisation out again, wherever `K` has an inverse to find.
+    positive semidefinite and `-1` in its constraint block, which makes it nonsingular. Refinement with the true `K`
+    takes the regularisation out again, wherever `K` has an inverse to find.
     """
     norms = jnp.max(jnp.abs(K), axis=1)
     scale = jax.lax.rsqrt(jnp.where(norms > 0, norms, 1.0))
-    scaled = K * scale[:, None] * scale[None, :]
-    delta = jnp.finfo(K.dtype).eps ** (2 / 3)
-    factor = jax.scipy.linalg.lu_factor(scaled + delta * jnp.diag(sign))
-
-    def solve(r: jax.Array) -> jax.Array:
-        r = scale * r
-        x = jax.scipy.linalg.lu_solve(factor, r)
-        for _ in range(_REFINEMENTS):
-            x = x + jax.scipy.linalg.lu_solve(factor, r - scaled @ x)
-        return scale * x
-
-    return solve
+    shift = _regularisation(K.dtype) * jnp.broadcast_to(jnp.asarray(sign, K.dtype), (len(K),))
+    factor = jax.scipy.linalg.lu_factor(K * scale[:, None] * scale[None, :] + jnp.diag(shift))
+    return lambda r: scale * jax.scipy.linalg.lu_solve(factor, scale * r)
 
 
-def solve_symmetric(K: jax.Array, r: jax.Array) -> jax.Array:
+def _refined(inverse: Callable[[Any], Any], product: Callable[[Any], Any], b: Any) -> Any:
+    """`inverse(b)`, with what it left of `b` put through it again."""
+
+    def again(_: int, x: Any) -> Any:
+        rest = jax.tree.map(jnp.subtract, b, product(x))
+        return jax.tree.map(jnp.add, x, inverse(rest))
+
+    return jax.lax.fori_loop(0, _REFINEMENTS, again, inverse(b))
+
+
+def solve_semidefinite(K: jax.Array, r: jax.Array) -> jax.Array:
     """`K x = r` for a small symmetric positive semidefinite `K`; differentiable, any order."""
-    if K.shape == (1, 1):
+    if len(K) == 0:
+        return r
+    if len(K) == 1:
         # One equality: a scalar. Where it is zero nothing can move, and nothing does.
         pivot = K[0, 0]
         return jnp.where(pivot > 0, r / jnp.where(pivot > 0, pivot, 1.0), 0.0)
-    solve = _factorised(jax.lax.stop_gradient(K), jnp.ones(len(K), K.dtype))
-    return jax.lax.custom_linear_solve(lambda x: K @ x, r, lambda _, r: solve(r), symmetric=True)
+    frozen = jax.lax.stop_gradient(K)
+    inverse = _factorised(frozen)
+
+    def solve(_: Any, r: jax.Array) -> jax.Array:
+        return _refined(inverse, lambda x: frozen @ x, r)
+
+    return jax.lax.custom_linear_solve(lambda x: K @ x, r, solve, symmetric=True)
+
+
+def schur(rows: jax.Array, slope: jax.Array) -> jax.Array:
+    """`A diag(slope) A'`, the Schur complement of a diagonal Hessian: O(n m^2), O(n) for one row."""
+    if len(rows) == 1:
+        return block_sum(slope * rows[0] * rows[0])[None, None]
+    return (rows * slope) @ rows.T
+
+
+# ------------------------------------------------------------------------------------ the KKT systems
+class KKTSystem(abc.ABC):
+    """How the linear system of the derivative is solved; `linear=None` chooses by structure:
+
+    | objective, equality | system |
+    |---|---|
+    | `Separable` | the scalar or small Schur complement of the dual form; no `KKTSystem` |
+    | `Quadratic`, diagonal `P` | `DiagonalKKT` |
+    | `Quadratic`, `P` a `LowRank` | `LowRankKKT` |
+    | `Quadratic` with a sparse `P` or `A`, more than 500 variables | `SparseKKT` |
+    | any other, up to 3000 variables and equalities together | `DenseKKT` |
+    | any other | `MatrixFreeKKT` |
+    """
+
+    @abc.abstractmethod
+    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> Inverse:
+        """`(r, s) -> (dy, dnu)`, up to what refinement mends; `mask` is one on the free coordinates."""
+
+    def refine(self, inverse: Inverse, product: Inverse, right: Pair) -> Pair:
+        return _refined(inverse, product, right)
+
+    def solve(self, problem: FlatProblem, y: jax.Array, mask: jax.Array, right: Pair) -> Pair:
+        """The solution of the system at the top of this file. Differentiable, any order: the derivative of a linear
+        solve is another solve with the same inverse."""
+        frozen = jax.lax.stop_gradient((problem, y, mask))
+        inverse = self.inverse(*frozen)
+
+        def solve(_: Any, b: Pair) -> Pair:
+            return self.refine(inverse, lambda x: kkt_product(*frozen, x), b)
+
+        r, s = right
+        return jax.lax.custom_linear_solve(
+            lambda x: kkt_product(problem, y, mask, x), (mask * r, s), solve, symmetric=True
+        )
+
+
+def kkt_product(problem: FlatProblem, y: jax.Array, mask: jax.Array, x: Pair) -> Pair:
+    """The matrix of the system times `x = (dy, dnu)`."""
+    dy, dnu = x
+    free = mask * dy
+    top = mask * (hessian_product(problem.objective, y, free) + problem.equality.adjoint(dnu)) + (1 - mask) * dy
+    return top, problem.equality.product(free)
+
+
+def _block_elimination(
+    problem: FlatProblem,
+    mask: jax.Array,
+    invert: Callable[[jax.Array], jax.Array],
+    schur_complement: Callable[[jax.Array], jax.Array],
+) -> Inverse:
+    """From `invert = F (F H F + I - F)^{-1} F` and `schur_complement(A) = A invert(A')`."""
+    rows = dense(problem.equality.rows(mask.size))
+    S = schur_complement(rows)
+    factor = _factorised(S) if len(S) > 1 else None
+
+    def inverse(right: Pair) -> Pair:
+        r, s = right[0], jnp.ravel(right[1])
+        residual = rows @ invert(r) - s
+        dnu = solve_semidefinite(S, residual) if factor is None else factor(residual)
+        dy = invert(r - rows.T @ dnu) + (1 - mask) * r
+        return dy, dnu.reshape(right[1].shape)
+
+    return inverse
 
 
 @dataclass(frozen=True)
-class DenseKKT:
-    """One factorisation of the dense KKT matrix of the free coordinates,
+class DiagonalKKT(KKTSystem):
+    """A `Quadratic` with a diagonal `P`: Schur complement, O(n m^2) time and O(n m) memory."""
 
-        [ H  A' ] [ dy  ]   [ r ]
-        [ A  0  ] [ dnu ] = [ s ],       dy = 0 on the active bounds.
+    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> Inverse:
+        diagonal = hessian_product(problem.objective, y, jnp.ones_like(y))
+        slope = mask / _floored(diagonal)
+        return _block_elimination(problem, mask, lambda v: slope * v, lambda rows: schur(rows, slope))
+
+
+def _floored(diagonal: jax.Array) -> jax.Array:
+    """A flat coordinate gets a little curvature, which refinement takes out again."""
+    largest = jnp.max(jnp.abs(diagonal), initial=0)
+    return jnp.maximum(diagonal, _regularisation(diagonal.dtype) * jnp.where(largest > 0, largest, 1.0))
+
+
+@dataclass(frozen=True)
+class LowRankKKT(KKTSystem):
+    """A `Quadratic` with `P = LowRank(diagonal, factor)`: Woodbury's formula, then the Schur complement.
+
+    O(n (r + m)^2) time and O(n (r + m)) memory: `P` is never formed.
     """
 
-    def solve(self, problem: Problem, y: jax.Array, free: jax.Array, r: jax.Array, s: Any) -> tuple[jax.Array, Any]:
-        n = y.size
-        mask = free.astype(y.dtype)
-        H = self._hessian(problem, y)
-        if problem.equality is None:
-            A = jnp.zeros((0, n), y.dtype)
-        else:
-            A = dense(problem.equality.rows(n))
-        m = len(A)
-        top = jnp.concatenate([H * mask[:, None] * mask[None, :] + jnp.diag(1 - mask), (A * mask).T], axis=1)
-        K = jnp.concatenate([top, jnp.concatenate([A * mask, jnp.zeros((m, m), y.dtype)], axis=1)], axis=0)
-        sign = jnp.concatenate([jnp.ones(n, y.dtype), -jnp.ones(m, y.dtype)])
-        solve = _factorised(jax.lax.stop_gradient(K), sign)
-        right = jnp.concatenate([mask * r, jnp.ravel(s) if m else jnp.zeros(0, y.dtype)])
-        x = jax.lax.custom_linear_solve(lambda x: K @ x, right, lambda _, r: solve(r), symmetric=True)
-        return x[:n], (None if problem.equality is None else x[n:].reshape(problem.equality.target.shape))
-
-    @staticmethod
-    def _hessian(problem: Problem, y: jax.Array) -> jax.Array:
+    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> Inverse:
         objective = problem.objective
-        if isinstance(objective, Quadratic):
-            if objective.P is None:
-                return jnp.zeros((y.size, y.size), y.dtype)
-            return jnp.diag(objective.P) if objective.P.ndim == 1 else dense(objective.P)
-        return jax.vmap(lambda v: hessian_product(objective, y, v))(jnp.eye(y.size, dtype=y.dtype))
+        if not isinstance(objective, Quadratic) or not isinstance(objective.P, LowRank):
+            raise TypeError("LowRankKKT needs a Quadratic with P = LowRank(diagonal, factor)")
+        slope = mask / _floored(objective.P.diagonal)
+        V = objective.P.factor
+        # (D + V V')^{-1} = D^{-1} - D^{-1} V (I + V' D^{-1} V)^{-1} V' D^{-1}
+        capacitance = jax.scipy.linalg.cho_factor(jnp.eye(V.shape[1], dtype=y.dtype) + V.T @ (slope[:, None] * V))
+
+        def invert(v: jax.Array) -> jax.Array:
+            v = slope * v
+            return v - slope * (V @ jax.scipy.linalg.cho_solve(capacitance, V.T @ v))
+
+        return _block_elimination(problem, mask, invert, lambda rows: rows @ jax.vmap(invert, 1, 1)(rows.T))
 
 
-def schur_step(problem: Problem, slope: jax.Array, residual: jax.Array) -> Any:
-    """`dnu` from `A diag(slope) A' dnu = residual`, the Schur complement of a diagonal Hessian: O(n m^2)."""
-    n = slope.size
-    rows = dense(problem.equality.rows(n))
-    if len(rows) == 1:
-        weights = rows[0]
-        pivot = block_sum(slope * weights * weights)[None, None]
-    else:
-        pivot = (rows * slope) @ rows.T
-    return solve_symmetric(pivot, jnp.ravel(residual)).reshape(jnp.shape(residual))
+@dataclass(frozen=True)
+class DenseKKT(KKTSystem):
+    """One factorisation of the dense KKT matrix: any objective; O((n + m)^3) time, O((n + m)^2) memory."""
+
+    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> Inverse:
+        n = y.size
+        A = dense(problem.equality.rows(n)) * mask
+        m = len(A)
+        H = _dense_hessian(problem, y) * mask[:, None] * mask[None, :] + jnp.diag(1 - mask)
+        K = jnp.block([[H, A.T], [A, jnp.zeros((m, m), y.dtype)]])
+        solve = _factorised(K, jnp.concatenate([jnp.ones(n, y.dtype), -jnp.ones(m, y.dtype)]))
+
+        def inverse(right: Pair) -> Pair:
+            x = solve(jnp.concatenate([right[0], jnp.ravel(right[1])]))
+            return x[:n], x[n:].reshape(right[1].shape)
+
+        return inverse
+
+
+def _dense_hessian(problem: FlatProblem, y: jax.Array) -> jax.Array:
+    objective = problem.objective
+    if isinstance(objective, Quadratic) and isinstance(objective.P, (jax.Array, BCOO)) and objective.P.ndim == 2:
+        return dense(objective.P)
+    return jax.vmap(lambda v: hessian_product(objective, y, v))(jnp.eye(y.size, dtype=y.dtype))
+
+
+@dataclass(frozen=True)
+class SparseKKT(KKTSystem):
+    """A `Quadratic` with sparse `P` and `A`: SuperLU, through SciPy, on the host CPU.
+
+    SciPy is a dependency already, its SuperLU is maintained and takes any sparse symmetric indefinite matrix. The
+    call leaves JAX by a host callback, so it runs under `jit` and `vmap`, on any backend, but on the CPU.
+    """
+
+    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> Inverse:
+        n = y.size
+        objective = problem.objective
+        if not isinstance(objective, Quadratic) or isinstance(objective.P, LowRank):
+            raise TypeError("SparseKKT needs a Quadratic with P a matrix, a vector or None")
+        P = jnp.zeros(n, y.dtype) if objective.P is None else objective.P
+        A = problem.equality.rows(n)
+        matrices = [_coordinates(P), _coordinates(A)]
+
+        def inverse(right: Pair) -> Pair:
+            b = jnp.concatenate([right[0], jnp.ravel(right[1])])
+            out = jax.ShapeDtypeStruct(b.shape, b.dtype)
+            x = jax.pure_callback(_sparse_solve, out, *matrices, mask, b, vmap_method="sequential")
+            return x[:n], x[n:].reshape(right[1].shape)
+
+        return inverse
+
+
+def _coordinates(M: Any) -> tuple[jax.Array, jax.Array]:
+    """Values and indices of a matrix; those of a vector are its diagonal's."""
+    if isinstance(M, BCOO):
+        return M.data, M.indices
+    if M.ndim == 1:
+        index = jnp.arange(M.size)
+        return M, jnp.stack([index, index], axis=1)
+    row, column = np.indices(M.shape)
+    return jnp.ravel(M), jnp.asarray(np.stack([row.ravel(), column.ravel()], axis=1))
+
+
+_last_factor: tuple[bytes, Any] = (b"", None)  # the refinement steps of one solve ask for the same matrix
+
+
+def _sparse_solve(P: Any, A: Any, mask: Any, b: Any) -> np.ndarray:
+    global _last_factor
+    (P, P_index), (A, A_index), mask, b = jax.tree.map(np.asarray, (P, A, mask, b))
+    n, m = mask.size, b.size - mask.size
+    key = hashlib.blake2b(b"".join(part.tobytes() for part in (P, P_index, A, A_index, mask))).digest()
+    if _last_factor[0] != key:
+        free = mask > 0
+        inside = free[P_index[:, 0]] & free[P_index[:, 1]]
+        H = scipy.sparse.coo_matrix((P * inside, (P_index[:, 0], P_index[:, 1])), shape=(n, n))
+        J = scipy.sparse.coo_matrix((A * free[A_index[:, 1]], (A_index[:, 0], A_index[:, 1])), shape=(m, n))
+        K = scipy.sparse.bmat([[H + scipy.sparse.diags(1.0 - free), J.T], [J, None]], format="csc").astype(float)
+        norms = abs(K).max(axis=1).toarray().ravel()
+        scale = 1 / np.sqrt(np.where(norms > 0, norms, 1.0))
+        sign = np.concatenate([np.ones(n), -np.ones(m)])
+        D = scipy.sparse.diags(scale)
+        shifted = (D @ K @ D + _regularisation(np.float64) * scipy.sparse.diags(sign)).tocsc()
+        _last_factor = key, (scale, scipy.sparse.linalg.splu(shifted))
+    scale, factor = _last_factor[1]
+    return (scale * factor.solve(scale * b.astype(float))).astype(b.dtype)
+
+
+@dataclass(frozen=True)
+class MatrixFreeKKT(KKTSystem):
+    """Conjugate gradients on the null space of the equality, from Hessian products alone: large smooth problems.
+
+    Preconditioned by the KKT matrix with the Hessian's diagonal (where the type of the objective gives it, else a
+    multiple of the identity) in place of the Hessian, which keeps every iterate on `A dy = s`. Needs a Hessian that
+    is positive definite there. The residual is checked: an adjoint that did not converge is NaN, with a warning.
+
+    Arguments:
+        tol: largest relative residual; `None` for 1e-10 in float64, 1e-4 in float32.
+        max_iterations: of conjugate gradients.
+    """
+
+    tol: float | None = None
+    max_iterations: int = 2000
+
+    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> Inverse:
+        slope = mask / _floored(diagonal_curvature(problem, y))
+        return _block_elimination(problem, mask, lambda v: slope * v, lambda rows: schur(rows, slope))
+
+    def refine(self, inverse: Inverse, product: Inverse, right: Pair) -> Pair:
+        dtype = right[0].dtype
+        tol = (1e-10 if jnp.finfo(dtype).bits >= 64 else 1e-4) if self.tol is None else self.tol
+        x, _ = jax.scipy.sparse.linalg.cg(
+            product, right, x0=inverse(right), tol=0.1 * tol, maxiter=self.max_iterations, M=inverse
+        )
+        rest = jax.tree.map(jnp.subtract, right, product(x))
+        error, size = (jnp.sqrt(sum(jnp.sum(part * part) for part in pair)) for pair in (rest, right))
+        good = error <= tol * size
+        jax.debug.callback(_warn_unconverged, good, error / jnp.where(size > 0, size, 1.0))
+        return jax.tree.map(lambda part: part * jnp.where(good, 1.0, jnp.nan).astype(dtype), x)
+
+
+def _warn_unconverged(good: Any, error: Any) -> None:
+    if not np.all(good):
+        warnings.warn(
+            f"the linear system of a derivative did not converge (relative residual {np.max(error):.1e}) and its "
+            "result is NaN; pass linear=MatrixFreeKKT(max_iterations=...) or linear=DenseKKT()",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def diagonal_curvature(problem: FlatProblem, y: jax.Array) -> jax.Array:
+    """The diagonal of the Hessian where the type gives it, else the curvature along the gradient."""
+    objective = problem.objective
+    if isinstance(objective, Separable):
+        return hessian_product(objective, y, jnp.ones_like(y))
+    if isinstance(objective, Quadratic) and objective.P is not None:
+        return objective.diagonal()
+    gradient = objective.gradient(y)
+    square = jnp.vdot(gradient, gradient)
+    along = jnp.vdot(gradient, hessian_product(objective, y, gradient)) / jnp.where(square > 0, square, 1.0)
+    return jnp.broadcast_to(along, y.shape)
+
+
+_SPARSE_FROM = 500
+_DENSE_UP_TO = 3000
+
+
+def choose(problem: FlatProblem) -> KKTSystem:
+    """The choice by structure; the table stands in the docstring of `KKTSystem`."""
+    objective, A = problem.objective, problem.equality.rows(problem.box.lower.size)
+    m, n = A.shape
+    if isinstance(objective, Quadratic):
+        if isinstance(objective.P, LowRank):
+            return LowRankKKT()
+        if objective.P is not None and objective.P.ndim == 1 and not isinstance(A, BCOO):
+            return DiagonalKKT()
+        if n > _SPARSE_FROM and (isinstance(objective.P, BCOO) or isinstance(A, BCOO)):
+            return SparseKKT()
+    return DenseKKT() if n + m <= _DENSE_UP_TO else MatrixFreeKKT()

@@ -1,9 +1,9 @@
 """The entropy of a box as a separable objective: mirror maps, Bregman projections, and the numerics of the sigmoid.
 
-    h(y) = (y - l) log (y - l) + (u - y) log (u - y)     both bounds finite      h'(y) = log((y - l) / (u - y))
-    h(y) = (y - l) log (y - l) - (y - l)                 only the lower          h'(y) = log(y - l)
-    h(y) = (u - y) log (u - y) - (u - y)                 only the upper          h'(y) = -log(u - y)
-    h(y) = y^2 / 2                                       none                    h'(y) = y
+h(y) = (y - l) log (y - l) + (u - y) log (u - y)     both bounds finite      h'(y) = log((y - l) / (u - y))
+h(y) = (y - l) log (y - l) - (y - l)                 only the lower          h'(y) = log(y - l)
+h(y) = (u - y) log (u - y) - (u - y)                 only the upper          h'(y) = -log(u - y)
+h(y) = y^2 / 2                                       none                    h'(y) = y
 """
 
 from typing import Any

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.sparse import BCOO
 
 from kkt_solvers._arrays import Matrix, floating, floating_tree, matrix
 from kkt_solvers._hoist import elementwise_derivative
@@ -14,12 +15,45 @@ from kkt_solvers._pytree import pytree
 
 @pytree()
 @dataclass(frozen=True, eq=False)
+class LowRank:
+    """The matrix `P = diag(diagonal) + factor factor'`, never formed: a factor model's covariance.
+
+    Arguments:
+        diagonal: shape `(n,)`, nonnegative.
+        factor: shape `(n, r)`, with r much less than n.
+
+    >>> import kkt_solvers as kkt
+    >>> kkt.LowRank([1.0, 1.0], [[1.0], [2.0]]) @ jax.numpy.ones(2)
+    Array([4., 7.], dtype=float32)
+    """
+
+    diagonal: jax.Array
+    factor: jax.Array
+
+    def __init__(self, diagonal: Any, factor: Any):
+        object.__setattr__(self, "diagonal", floating(diagonal, "diagonal"))
+        object.__setattr__(self, "factor", floating(factor, "factor"))
+
+    def __matmul__(self, y: jax.Array) -> jax.Array:
+        return self.diagonal * y + self.factor @ (self.factor.T @ y)
+
+    @property
+    def ndim(self) -> int:
+        return 2
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.diagonal.shape, *self.factor.shape[:-1])
+
+
+@pytree()
+@dataclass(frozen=True, eq=False)
 class Quadratic:
     """A quadratic objective, `f(y) = y'Py/2 + q'y`.
 
     Arguments:
-        P: positive semidefinite, shape `(n, n)` (an array, a scipy.sparse matrix or a `BCOO`), or `(n,)` for a
-            diagonal matrix, or `None` for a linear program. Only its symmetric part matters.
+        P: positive semidefinite, shape `(n, n)` (an array, a scipy.sparse matrix, a `BCOO` or a `LowRank`), or
+            `(n,)` for a diagonal matrix, or `None` for a linear program. Only its symmetric part matters.
         q: shape `(n,)`.
 
     Raises `TypeError` where an entry is not a real number; shapes are checked when the problem is solved.
@@ -29,11 +63,11 @@ class Quadratic:
     Array(2., dtype=float32)
     """
 
-    P: Matrix | None
+    P: Matrix | LowRank | None
     q: jax.Array
 
     def __init__(self, P: Any, q: Any):
-        object.__setattr__(self, "P", None if P is None else matrix(P, "P"))
+        object.__setattr__(self, "P", P if P is None or isinstance(P, LowRank) else matrix(P, "P"))
         object.__setattr__(self, "q", floating(q, "q"))
 
     def __call__(self, y: jax.Array) -> jax.Array:
@@ -45,7 +79,20 @@ class Quadratic:
     def hessian_product(self, y: jax.Array) -> jax.Array:
         if self.P is None:
             return jnp.zeros_like(y)
-        return self.P * y if self.P.ndim == 1 else self.P @ y
+        if isinstance(self.P, jax.Array) and self.P.ndim == 1:
+            return self.P * y
+        return self.P @ y
+
+    def diagonal(self) -> jax.Array:
+        """The diagonal of `P`."""
+        if self.P is None:
+            return jnp.zeros_like(self.q)
+        if isinstance(self.P, LowRank):
+            return self.P.diagonal + jnp.sum(self.P.factor**2, axis=1)
+        if isinstance(self.P, BCOO):
+            row, column = self.P.indices.T
+            return jnp.zeros_like(self.q).at[row].add(jnp.where(row == column, self.P.data, 0))
+        return self.P if self.P.ndim == 1 else jnp.diag(self.P)
 
 
 @pytree(callables=("phi", "minimiser", "complement"))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kkt_solvers._arrays import Matrix, block_sum, floating, floating_tree, matrix
+from kkt_solvers._objectives import Objective
 from kkt_solvers._pytree import pytree
 
 
@@ -42,7 +43,7 @@ class Affine:
         return self.A @ y
 
     def adjoint(self, nu: jax.Array) -> jax.Array:
-        return self.A.T @ nu
+        return self.A.transpose() @ nu
 
     def rows(self, n: int) -> Matrix:
         return self.A
@@ -79,7 +80,6 @@ class Sum:
         return jnp.ones((1, n), self.total.dtype) if self.weights is None else self.weights[None, :]
 
 
-# What solvers and the derivative see, on flat vectors.
 Equality = Affine | Sum
 
 
@@ -133,8 +133,7 @@ class Problem:
     def __init__(self, objective: Any, equality: Any = None, box: Box | None = None, args: Any = ()):
         if not callable(objective):
             raise TypeError(
-                "objective must be a function f(y, *args), a Quadratic or a Separable, "
-                f"got {type(objective).__name__}"
+                f"objective must be a function f(y, *args), a Quadratic or a Separable, got {type(objective).__name__}"
             )
         if equality is not None and not isinstance(equality, Equality) and not callable(equality):
             raise TypeError(
@@ -150,6 +149,21 @@ class Problem:
         object.__setattr__(self, "equality", equality)
         object.__setattr__(self, "box", box)
         object.__setattr__(self, "args", jax.tree.map(_number, args))
+
+
+@pytree()
+@dataclass(frozen=True, eq=False)
+class FlatProblem:
+    """A problem as solvers and the derivative see it: `y` is a vector, and every array is of one dtype.
+
+    Fields: `objective`, with `objective(y)` and `objective.gradient(y)`; `equality`, with
+    `equality.product(y)`, `equality.adjoint(nu)`, `equality.target` and `equality.rows(n)` (an `Affine` without rows
+    where there is none); `box`, whose bounds are vectors.
+    """
+
+    objective: Objective
+    equality: Equality
+    box: Box
 
 
 def _number(leaf: Any) -> Any:

@@ -28,8 +28,7 @@ def pytree(*, callables: tuple[str, ...] = (), static: tuple[str, ...] = ()) -> 
 
         def flatten_with_keys(node: Any):
             opaque = tuple(
-                getattr(node, name) if name in callables and _is_leaf(getattr(node, name)) else None
-                for name in names
+                getattr(node, name) if name in callables and _is_leaf(getattr(node, name)) else None for name in names
             )
             children = [
                 (GetAttrKey(name), None if hidden is not None else getattr(node, name))

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from kkt_solvers._conditions import Point, certify, complete_dual, default_tolerance
 from kkt_solvers._derivative import attach, optimal_value
 from kkt_solvers._flatten import check_values, flatten, hoisted
-from kkt_solvers._problem import Problem
+from kkt_solvers._linear import KKTSystem
+from kkt_solvers._problem import FlatProblem, Problem
 from kkt_solvers._solution import DIFFERENTIABLE, Dual, Solution, Status
 from kkt_solvers.solvers import Solver, default_solver
 
 
-def solve(problem: Problem, init: Any = None, *, solver: Any = None) -> Solution:
+def solve(problem: Problem, init: Any = None, *, solver: Any = None, linear: KKTSystem | None = None) -> Solution:
     """Solve a convex problem; the solution carries the derivative of its KKT conditions.
 
     Arguments:
@@ -30,6 +31,8 @@ def solve(problem: Problem, init: Any = None, *, solver: Any = None) -> Solution
 
             Any object with `run(problem, init) -> (primal, dual or None, iterations, converged)` will do: see
             `kkt_solvers.solvers.Solver`.
+        linear: how the linear system of the derivative is solved; `None` chooses by structure: see
+            `kkt_solvers.linear.KKTSystem`.
 
     Returns a `Solution`. `status` is `SOLVED` only where the relative KKT residuals, computed here and not by the
     solver, are at most the solver's `tol` (default 1e-8 in float64, 1e-5 in float32).
@@ -44,14 +47,19 @@ def solve(problem: Problem, init: Any = None, *, solver: Any = None) -> Solution
     (Array([1., 0.], dtype=float32), 'SOLVED')
     """
     problem = _enter(problem, init)
-    solver = default_solver(problem) if solver is None else solver
-    if not callable(getattr(solver, "run", None)):
+    if solver is not None and not callable(getattr(solver, "run", None)):
         raise TypeError(f"solver must have a method run(problem, init), got {type(solver).__name__}")
-    return _solve(problem, init, solver)
+    return _solve(problem, init, solver, _checked(linear))
 
 
 def differentiable(
-    problem: Problem, primal: Any, dual: Dual | None = None, *, tol: float | None = None, check: bool = True
+    problem: Problem,
+    primal: Any,
+    dual: Dual | None = None,
+    *,
+    tol: float | None = None,
+    check: bool = True,
+    linear: KKTSystem | None = None,
 ) -> Solution:
     """The solution that carries the KKT derivative, from a point found by anything: another library, a file.
 
@@ -63,6 +71,7 @@ def differentiable(
         tol: largest relative KKT residual of a `SOLVED` point (default 1e-8 in float64, 1e-5 in float32).
         check: whether a point whose residuals are far above `tol` (beyond its square root) becomes a
             `NUMERICAL_ERROR` with NaN derivatives. `False` differentiates the KKT conditions there all the same.
+        linear: as for `solve`.
 
     >>> import jax, kkt_solvers as kkt
     >>> def demand(b):
@@ -72,7 +81,7 @@ def differentiable(
     Array([0.75, 0.25], dtype=float32, weak_type=True)
     """
     primal = jax.tree.map(jnp.asarray, primal) if not isinstance(primal, list) else jnp.asarray(primal)
-    return _differentiable(_enter(problem, primal), primal, dual, tol, check)
+    return _differentiable(_enter(problem, primal), primal, dual, tol, check, _checked(linear))
 
 
 def _enter(problem: Problem, init: Any) -> Problem:
@@ -82,33 +91,41 @@ def _enter(problem: Problem, init: Any) -> Problem:
     return hoisted(problem, init)
 
 
-@functools.partial(jax.jit, static_argnames="solver")
-def _solve(problem: Problem, init: Any, solver: Any) -> Solution:
+def _checked(linear: Any) -> KKTSystem | None:
+    if linear is not None and not isinstance(linear, KKTSystem):
+        raise TypeError(f"linear must be a KKTSystem such as kkt.linear.DenseKKT(), got {type(linear).__name__}")
+    return linear
+
+
+@functools.partial(jax.jit, static_argnames=("solver", "linear"))
+def _solve(problem: Problem, init: Any, solver: Any, linear: KKTSystem | None) -> Solution:
     flat, start, unflatten = flatten(problem, init)
+    solver = default_solver(flat) if solver is None else solver
     stopped, start = jax.lax.stop_gradient((flat, start))
     primal, dual, iterations, converged = solver.run(stopped, start)
     tol = solver.tol if isinstance(solver, Solver) else None
-    return unflatten(_finish(flat, stopped, primal, dual, iterations, converged, tol))
+    return unflatten(_finish(flat, stopped, primal, dual, iterations, converged, tol, linear))
 
 
-@functools.partial(jax.jit, static_argnames=("tol", "check"))
-def _differentiable(problem: Problem, primal: Any, dual: Dual | None, tol: float | None, check: bool) -> Solution:
+@functools.partial(jax.jit, static_argnames=("tol", "check", "linear"))
+def _differentiable(
+    problem: Problem, primal: Any, dual: Dual | None, tol: float | None, check: bool, linear: KKTSystem | None
+) -> Solution:
     flat, start, unflatten = flatten(problem, primal)
     stopped, start, dual = jax.lax.stop_gradient((flat, start, flat_dual(flat, dual)))
     iterations = jnp.zeros((), jnp.int32)
-    return unflatten(_finish(flat, stopped, start, dual, iterations, jnp.asarray(check), tol))
+    return unflatten(_finish(flat, stopped, start, dual, iterations, jnp.asarray(check), tol, linear))
 
 
-def flat_dual(flat: Problem, dual: Dual | None) -> Dual | None:
+def flat_dual(flat: FlatProblem, dual: Dual | None) -> Dual | None:
     """A user's multipliers on flat vectors."""
     if dual is None:
         return None
     y = flat.box.lower
     parts = []
-    targets = (None if flat.equality is None else flat.equality.target, y, y)
-    for name, like in zip(("equality", "lower", "upper"), targets, strict=True):
+    for name, like in (("equality", flat.equality.target), ("lower", y), ("upper", y)):
         value = getattr(dual, name)
-        if value is None or like is None:
+        if value is None:
             parts.append(None)
             continue
         vector = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(value)]).astype(y.dtype)
@@ -119,7 +136,14 @@ def flat_dual(flat: Problem, dual: Dual | None) -> Dual | None:
 
 
 def _finish(
-    flat: Problem, stopped: Problem, primal: jax.Array, dual: Any, iterations: Any, converged: Any, tol: float | None
+    flat: FlatProblem,
+    stopped: FlatProblem,
+    primal: jax.Array,
+    dual: Any,
+    iterations: Any,
+    converged: Any,
+    tol: float | None,
+    linear: KKTSystem | None,
 ) -> Solution:
     """Multipliers, certificate, derivative: the same for every solver and for points from elsewhere."""
     tolerance = default_tolerance(primal.dtype) if tol is None else tol
@@ -129,7 +153,7 @@ def _finish(
     nothing = jnp.where(status == Status.INVALID, jnp.nan, 0.0).astype(primal.dtype)
     point = Point(primal, dual.equality, dual.lower, dual.upper, live)
     point = jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf + nothing), point)
-    point = attach(flat, point)
+    point = attach(linear, flat, point)
     return Solution(
         point.primal,
         Dual(point.equality, point.lower, point.upper),

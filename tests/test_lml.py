@@ -124,7 +124,7 @@ def test_forbidden_entries(x64):
 def test_bad_input(x, k, message):
     with pytest.raises(ValueError, match=message):
         lml(x, k)
-    with pytest.raises(ValueError, match="k must|x must"):
+    with pytest.raises(ValueError, match=r"k must|x must"):
         LML(x, k)
 
 

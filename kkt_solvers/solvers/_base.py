@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers._arrays import dense
-from kkt_solvers._problem import Problem
+from kkt_solvers._problem import FlatProblem
 
 
 class Solver(abc.ABC):
@@ -32,7 +32,7 @@ class Solver(abc.ABC):
     tol: float | None
 
     @abc.abstractmethod
-    def run(self, problem: Problem, init: jax.Array) -> tuple[jax.Array, Any, Any, Any]:
+    def run(self, problem: FlatProblem, init: jax.Array) -> tuple[jax.Array, Any, Any, Any]:
         """Solve a flat problem from `init`, an array like `y`.
 
         Returns `(primal, dual, iterations, converged)`: the point; a `Dual`, whose fields may be `None`, or `None`
@@ -41,11 +41,9 @@ class Solver(abc.ABC):
         """
 
 
-def single_row(problem: Problem, solver: str) -> tuple[jax.Array | None, jax.Array | None]:
+def single_row(problem: FlatProblem, solver: str) -> tuple[jax.Array | None, jax.Array | None]:
     """The weights and the total of the one equality that `solver` can handle; `(None, None)` without equality."""
     equality = problem.equality
-    if equality is None:
-        return None, None
     if equality.target.size > 1:
         raise ValueError(
             f"{solver} takes at most one equality constraint, got {equality.target.size}; solve it with another "

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from kkt_solvers._arrays import block_sum
 from kkt_solvers._elementwise import minimise_elementwise, slope_of_minimiser
 from kkt_solvers._objectives import Separable, as_separable
-from kkt_solvers._problem import Problem
+from kkt_solvers._problem import FlatProblem
 from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver, single_row
 
@@ -36,7 +36,7 @@ class DualBisection(Solver):
     max_iterations: int = 100
     accelerate: bool = True
 
-    def run(self, problem: Problem, init: jax.Array) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
+    def run(self, problem: FlatProblem, init: jax.Array) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
         objective = as_separable(problem.objective)
         if objective is None:
             raise ValueError(
@@ -47,7 +47,7 @@ class DualBisection(Solver):
         lower, upper = problem.box.lower, problem.box.upper
         if weights is None or total is None:
             y = minimise_elementwise(objective, jnp.zeros_like(lower), lower, upper)
-            return y, Dual(None if problem.equality is None else problem.equality.target, None, None), _count(0), _true()
+            return y, Dual(problem.equality.target, None, None), _count(0), jnp.ones((), bool)
         y, s, iterations, claim = scalar_dual(
             objective, weights, total, lower, upper, self.max_iterations, plain=not self.accelerate
         )
@@ -56,10 +56,6 @@ class DualBisection(Solver):
 
 def _count(value: Any) -> jax.Array:
     return jnp.asarray(value, jnp.int32)
-
-
-def _true() -> jax.Array:
-    return jnp.ones((), bool)
 
 
 class _State(NamedTuple):

@@ -25,11 +25,10 @@ def bisect(
     def of_part(t: jax.Array, low: jax.Array, high: jax.Array, data: tuple[Any, ...]) -> jax.Array:
         return residual(low + t * (high - low), *data)
 
-    zero, one = jnp.zeros_like(low), jnp.ones_like(low)
     solver = jaxopt.Bisection(
         optimality_fun=of_part,
-        lower=zero,
-        upper=one,
+        lower=0.0,
+        upper=1.0,
         maxiter=max_iterations,
         tol=0.0,
         check_bracket=False,

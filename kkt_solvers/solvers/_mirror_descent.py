@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from kkt_solvers._conditions import complete_dual, default_tolerance, residuals
 from kkt_solvers._mirror import entropy, mirror
-from kkt_solvers._problem import Problem
+from kkt_solvers._problem import FlatProblem
 from kkt_solvers._solution import Dual
 from kkt_solvers.solvers._base import Solver, single_row
 from kkt_solvers.solvers._sets import minimise, project
@@ -38,7 +38,7 @@ class MirrorDescent(Solver):
     stepsize: float = 1.0
     round_iterations: int = 20
 
-    def run(self, problem: Problem, init: jax.Array) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
+    def run(self, problem: FlatProblem, init: jax.Array) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
         from kkt_solvers.solvers._jaxopt import mirror_descent
 
         weights, total = single_row(problem, "MirrorDescent")
@@ -51,7 +51,7 @@ class MirrorDescent(Solver):
             return dual, residuals(problem, y, dual).largest
 
         def one_round(state: Any) -> Any:
-            y, value, smallest, stepsize, iterations = state
+            y, value, _, stepsize, iterations = state
             data = (stepsize, weights, total, lower, upper)
             following, steps = mirror_descent(
                 _value, _mirror_step, y, data, (objective,), max_iterations=self.round_iterations, tol=float(0.01 * tol)

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import dense
 from kkt_solvers._conditions import complete_dual, default_tolerance, residuals
-from kkt_solvers._objectives import Quadratic, Separable, hessian_product
-from kkt_solvers._problem import Problem
+from kkt_solvers._linear import diagonal_curvature
+from kkt_solvers._objectives import Separable
+from kkt_solvers._problem import FlatProblem
 from kkt_solvers._solution import Dual
 from kkt_solvers.solvers._base import Solver, single_row
 from kkt_solvers.solvers._sets import project
@@ -43,7 +43,7 @@ class ProjectedGradient(Solver):
     acceleration: bool = True
     round_iterations: int = 50
 
-    def run(self, problem: Problem, init: jax.Array) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
+    def run(self, problem: FlatProblem, init: jax.Array) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
         from kkt_solvers.solvers._jaxopt import projected_gradient
 
         weights, total = single_row(problem, "ProjectedGradient")
@@ -61,7 +61,7 @@ class ProjectedGradient(Solver):
             value = objective(y)
             # f is shifted and scaled so that its rounding errors are of the size the line search allows for.
             size = 1 + jnp.abs(value)
-            curvature = _curvature(problem, y) / size
+            curvature = diagonal_curvature(problem, y) / size
             c = jax.lax.rsqrt(jnp.where(curvature > 0, curvature, 1.0))
             lower, upper = _inner_box(problem, y) if separable else (problem.box.lower, problem.box.upper)
             u, steps = projected_gradient(
@@ -91,38 +91,25 @@ class ProjectedGradient(Solver):
         _, first = measure(y)
         first = jnp.where(jnp.isnan(first), jnp.inf, first)
         start = (y, y, first, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
-        y, best, smallest, iterations, stuck = jax.lax.while_loop(unfinished, one_round, start)
+        y, best, smallest, iterations, _ = jax.lax.while_loop(unfinished, one_round, start)
         best = jnp.where(jnp.isfinite(smallest), best, y)
         dual, _ = measure(best)
         return best, dual, iterations, jnp.asarray(smallest <= tol)
 
 
-def _middle(problem: Problem) -> jax.Array:
+def _middle(problem: FlatProblem) -> jax.Array:
     lower, upper = problem.box.lower, problem.box.upper
     below = jnp.where(jnp.isfinite(lower), lower, jnp.minimum(upper, 1.0) - 1)
     above = jnp.where(jnp.isfinite(upper), upper, jnp.maximum(lower, -1.0) + 1)
     return 0.5 * (below + above)
 
 
-def _inner_box(problem: Problem, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _inner_box(problem: FlatProblem, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     lower, upper = problem.box.lower, problem.box.upper
     at_lower, at_upper = (problem.objective.gradient(bound) for bound in (lower, upper))
     inner_lower = jnp.where(jnp.isfinite(at_lower), lower, y + _APPROACH * (lower - y))
     inner_upper = jnp.where(jnp.isfinite(at_upper), upper, y + _APPROACH * (upper - y))
     return jnp.where(jnp.isfinite(lower), inner_lower, lower), jnp.where(jnp.isfinite(upper), inner_upper, upper)
-
-
-def _curvature(problem: Problem, y: jax.Array) -> jax.Array:
-    """The diagonal of the Hessian where the type gives it, else the curvature along the gradient."""
-    objective = problem.objective
-    if isinstance(objective, Separable):
-        return hessian_product(objective, y, jnp.ones_like(y))
-    if isinstance(objective, Quadratic) and objective.P is not None:
-        return objective.P if objective.P.ndim == 1 else jnp.diag(dense(objective.P))
-    gradient = objective.gradient(y)
-    square = jnp.vdot(gradient, gradient)
-    along = jnp.vdot(gradient, hessian_product(objective, y, gradient)) / jnp.where(square > 0, square, 1.0)
-    return jnp.broadcast_to(along, y.shape)
 
 
 def _scaled_objective(u: jax.Array, objective: Any, c: jax.Array, value: jax.Array, size: jax.Array) -> jax.Array:
