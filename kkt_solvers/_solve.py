@@ -77,8 +77,8 @@ def differentiable(
     >>> def demand(b):
     ...     problem = kkt.Problem(kkt.Quadratic([1.0, 3.0], [0.0, 0.0]), kkt.Sum(b))
     ...     return kkt.differentiable(problem, [3.0, 1.0]).primal  # found by hand
-    >>> jax.jacobian(demand)(4.0)
-    Array([0.75, 0.25], dtype=float32, weak_type=True)
+    >>> jax.jacobian(demand)(4.0).tolist()
+    [0.75, 0.25]
     """
     primal = jax.tree.map(jnp.asarray, primal) if not isinstance(primal, list) else jnp.asarray(primal)
     return _differentiable(_enter(problem, primal), primal, dual, tol, check, _checked(linear))

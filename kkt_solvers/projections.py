@@ -35,8 +35,8 @@ def euclidean(
     Exact up to rounding: clipping and then rescaling, which is often seen, is not a projection.
 
     >>> from kkt_solvers import projections
-    >>> projections.euclidean([2.0, 0.3, 0.1, -0.5, 0.8], 2.0, lower=0.0, upper=1.0).round(3)
-    Array([1.   , 0.233, 0.033, 0.   , 0.733], dtype=float32)
+    >>> projections.euclidean([2.0, 0.3, 0.1, -0.5, 0.8], 2.0, lower=0.0, upper=1.0).tolist()
+    [1.000, 0.233, 0.033, 0.000, 0.733]
     """
     return _project(Separable(_half_square, floating(v, "v"), _nearest), total, weights, lower, upper)
 
@@ -47,8 +47,8 @@ def entropic(v: Any, total: Any = None, *, weights: Any = None, lower: Any = 0.0
     Arguments: as for `euclidean`; `v` is nonnegative. An entry with `v_i = 0` stays zero.
 
     >>> from kkt_solvers import projections
-    >>> projections.entropic([1.0, 2.0, 5.0], 1.0, upper=0.5).round(3)
-    Array([0.167, 0.333, 0.5  ], dtype=float32)
+    >>> projections.entropic([1.0, 2.0, 5.0], 1.0, upper=0.5).tolist()
+    [0.167, 0.333, 0.500]
     """
     return _project(Separable(_relative_entropy, floating(v, "v"), _tilt), total, weights, lower, upper)
 

@@ -55,9 +55,8 @@ def lml(x: Any, k: Any) -> jax.Array:
     Raises `ValueError` for a `k` outside `[0, n]` and for shapes that do not fit.
 
     >>> from kkt_solvers.problems import lml
-    >>> lml([[2.0, 1.0, 0.0], [0.0, 0.0, 0.0]], 2).round(3)
-    Array([[0.882, 0.732, 0.387],
-           [0.667, 0.667, 0.667]], dtype=float32)
+    >>> lml([[2.0, 1.0, 0.0], [0.0, 0.0, 0.0]], 2).tolist()
+    [[0.859, 0.691, 0.451], [0.667, 0.667, 0.667]]
     """
     x = floating(x, "x")
     if x.ndim == 0:

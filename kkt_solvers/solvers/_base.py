@@ -17,16 +17,21 @@ class Solver(abc.ABC):
     need not be differentiable, and must be traceable by JAX:
 
     >>> import jax, jax.numpy as jnp, kkt_solvers as kkt
-    >>> class Alternating:
+    >>> class AugmentedLagrangian:
     ...     def run(self, problem, init):
-    ...         def step(_, y):
-    ...             y = y - 0.1 * problem.objective.gradient(y)
-    ...             y = y - (problem.equality.product(y) - problem.equality.target) / y.size
-    ...             return jnp.clip(y, problem.box.lower, problem.box.upper)
-    ...         return jax.lax.fori_loop(0, 300, step, init), None, 300, True
+    ...         def residual(y):
+    ...             return problem.equality.product(y) - problem.equality.target
+    ...         def step(_, state):
+    ...             y, nu = state
+    ...             slope = problem.objective.gradient(y) + problem.equality.adjoint(nu + residual(y))
+    ...             y = jnp.clip(y - 0.2 * slope, problem.box.lower, problem.box.upper)
+    ...             return y, nu + 0.2 * residual(y)
+    ...         y, nu = jax.lax.fori_loop(0, 300, step, (init, problem.equality.target))
+    ...         return y, kkt.Dual(nu, None, None), 300, True
     >>> problem = kkt.Problem(kkt.Quadratic([1.0, 1.0], [-3.0, 0.0]), kkt.Sum(1.0), kkt.Box(0.0, 2.0))
-    >>> kkt.solve(problem, solver=Alternating()).dual.equality
-    Array(2., dtype=float32)
+    >>> solution = kkt.solve(problem, solver=AugmentedLagrangian())
+    >>> solution.primal.tolist(), float(solution.dual.equality), kkt.Status(int(solution.status)).name
+    ([1.00, 0.00], 2.00, 'SOLVED')
     """
 
     tol: float | None

@@ -215,10 +215,12 @@ def _newton(
             E, D = jnp.where(both, E, 1.0), jnp.where(both, D, 1.0)
             move = jnp.where(both, -(jnp.log(E) - jnp.log(D)) / (E_slope / E + D_slope / D), move)
         newton = s + move
-        bisect = ~((newton > low) & (newton < high)) | (2 * jnp.abs(move) > state.before)
+        slow = 2 * jnp.abs(move) > state.before
+        bisect = ~((newton > low) & (newton < high)) | slow
         middle = 0.5 * (low + high)
         following = jnp.where(bisect, middle, newton)
-        settled = jnp.abs(move) <= 2 * eps * jnp.abs(s)
+        # Rounding of the scores, not of s, may be what keeps the steps from shrinking.
+        settled = (jnp.abs(move) <= 2 * eps * jnp.abs(s)) | (slow & (jnp.abs(move) <= 32 * eps * scale))
         narrow = (high - low) <= 2 * eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
         exact = residual == 0
         following = jnp.where(exact, s, jnp.where(settled, jnp.clip(newton, low, high), following))
@@ -234,5 +236,6 @@ def _newton(
     empty = ~(low < high)
     start = jnp.where(empty, low, start)
     width = high - low
+    scale = jnp.minimum(jnp.maximum(jnp.abs(low), jnp.abs(high)), 1 / eps)
     final = jax.lax.while_loop(unfinished, step, _State(low, high, start, width, width, empty, _count(0)))
     return final.s, final.iterations

@@ -1,0 +1,38 @@
+"""Every code block of every page runs, and the tutorials run."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_python_blocks(page):
+    names = {"__name__": "__page__"}
+    for language, code in BLOCK.findall((ROOT / page).read_text()):
+        # Shell blocks are the two commands of the README: CI runs one, `test_digits` the script of the other.
+        assert language in ("python", "text") or (language == "sh" and page == Path("README.md")), code
+        if language == "python":
+            exec(compile(code, str(page), "exec"), names)
+
+
+def test_the_readme_has_two_commands():
+    commands = [code for language, code in BLOCK.findall((ROOT / "README.md").read_text()) if language == "sh"]
+    assert [command.rstrip().rpartition("&& ")[2] for command in commands] == [
+        ".venv/bin/python docs/tutorials/digits.py",
+        ".venv/bin/python -m pytest -n 2",
+    ]
+
+
+def test_digits(tmp_path, capsys):
+    main = runpy.run_path(str(ROOT / "docs/tutorials/digits.py"))["main"]
+    main(["--epochs", "1", "--seeds", "1", "--output", str(tmp_path / "digits.png")])
+    printed = capsys.readouterr().out
+    assert re.search(r"^softmax +\| +\d+\.\d+ +\| +\d+\.\d+ +\| +\d+\.\d+$", printed, re.MULTILINE)
+    assert re.search(r"^LML +\| +\d+\.\d+ +\| +\d+\.\d+ +\| +\d+\.\d+$", printed, re.MULTILINE)
+    assert (tmp_path / "digits.png").stat().st_size > 10_000
