@@ -24,6 +24,8 @@ def floating(value: Any, name: str) -> jax.Array:
     if isinstance(value, (bool, int)):
         value = float(value)
     try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError("text")
         array = jnp.asarray(value)
     except TypeError as error:
         raise TypeError(f"{name} must be a number or an array of numbers, got {type(value).__name__}") from error

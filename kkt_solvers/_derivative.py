@@ -48,15 +48,21 @@ def attach(linear: KKTSystem | None, problem: FlatProblem, point: Point) -> Poin
 @attach.defjvp
 def _attach_jvp(linear: KKTSystem | None, primals: Any, tangents: Any) -> Any:
     problem, point = primals
-    d_problem, _ = tangents
     point = attach(linear, problem, point)
+    d_problem = _dead_or_alive(tangents[0], point.live)
     if isinstance(problem.objective, Separable):
         d_point = _separable_rule(problem, problem.objective, point, d_problem)
     else:
         d_point = _general_rule(choose(problem) if linear is None else linear, problem, point, d_problem)
-    # A product, and not a choice: its transpose, too, turns the cotangents of a dead point into NaN.
-    d_point = jax.tree.map(lambda d: d * point.live, d_point)
-    return point, Point(*d_point, live=jnp.zeros_like(point.live))
+    return point, Point(*_dead_or_alive(d_point, point.live), live=jnp.zeros_like(point.live))
+
+
+def _dead_or_alive(tangents: Any, live: jax.Array) -> Any:
+    """Tangents times `live`, on the way in and out: forward or in reverse, all those of a dead point become NaN.
+
+    A product, and not a choice, whose transpose would make zeros of them.
+    """
+    return jax.tree.map(lambda d: d if d.dtype == jax.dtypes.float0 else d * live, tangents)
 
 
 def _equality_residual(problem: FlatProblem, y: jax.Array) -> jax.Array:
@@ -126,6 +132,7 @@ def _lagrangian(problem: FlatProblem, point: Point) -> jax.Array:
 @optimal_value.defjvp
 def _optimal_value_jvp(primals: Any, tangents: Any) -> Any:
     problem, point = primals
-    d_problem, _ = tangents  # grad_y L = 0 at a solution: how the point moves does not enter.
+    # grad_y L = 0 at a solution: how the point moves does not enter.
+    d_problem = _dead_or_alive(tangents[0], point.live)
     _, d_value = jax.jvp(lambda p: _lagrangian(p, point), (problem,), (d_problem,))
     return optimal_value(problem, point), d_value * point.live

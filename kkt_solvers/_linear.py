@@ -10,6 +10,7 @@ The true matrix is applied to refine what the inverse gives, and to differentiat
 """
 
 import abc
+import functools
 import hashlib
 import warnings
 from collections.abc import Callable
@@ -113,14 +114,23 @@ class KKTSystem(abc.ABC):
         solve is another solve with the same inverse."""
         frozen = jax.lax.stop_gradient((problem, y, mask))
         inverse = self.inverse(*frozen)
+        shape = right[1].shape
 
-        def solve(_: Any, b: Pair) -> Pair:
-            return self.refine(inverse, lambda x: kkt_product(*frozen, x), b)
+        # JAX transposes a linear solve only if all of its right-hand side is a variable: so it is one vector.
+        def pack(x: Pair) -> jax.Array:
+            return jnp.concatenate([x[0], jnp.ravel(x[1])])
+
+        def unpack(x: jax.Array) -> Pair:
+            return x[: y.size], x[y.size :].reshape(shape)
+
+        def solve(_: Any, b: jax.Array) -> jax.Array:
+            return pack(self.refine(inverse, lambda x: kkt_product(*frozen, x), unpack(b)))
+
+        def product(x: jax.Array) -> jax.Array:
+            return pack(kkt_product(problem, y, mask, unpack(x)))
 
         r, s = right
-        return jax.lax.custom_linear_solve(
-            lambda x: kkt_product(problem, y, mask, x), (mask * r, s), solve, symmetric=True
-        )
+        return unpack(jax.lax.custom_linear_solve(product, pack((mask * r, s)), solve, symmetric=True))
 
 
 def kkt_product(problem: FlatProblem, y: jax.Array, mask: jax.Array, x: Pair) -> Pair:
@@ -306,12 +316,20 @@ class MatrixFreeKKT(KKTSystem):
         )
         rest = jax.tree.map(jnp.subtract, right, product(x))
         error, size = (jnp.sqrt(sum(jnp.sum(part * part) for part in pair)) for pair in (rest, right))
-        good = error <= tol * size
-        jax.debug.callback(_warn_unconverged, good, error / jnp.where(size > 0, size, 1.0))
-        return jax.tree.map(lambda part: part * jnp.where(good, 1.0, jnp.nan).astype(dtype), x)
+        relative = error / jnp.where(size > 0, size, 1.0)
+        # A pure callback, whose value is used: a mere effect is dropped when the solve is transposed.
+        scale = jax.pure_callback(
+            functools.partial(_one_or_nan, tol),
+            jax.ShapeDtypeStruct((), dtype),
+            relative,
+            vmap_method="broadcast_all",
+        )
+        return jax.tree.map(lambda part: part * scale, x)
 
 
-def _warn_unconverged(good: Any, error: Any) -> None:
+def _one_or_nan(tol: float, error: Any) -> np.ndarray:
+    error = np.asarray(error)
+    good = error <= tol
     if not np.all(good):
         warnings.warn(
             f"the linear system of a derivative did not converge (relative residual {np.max(error):.1e}) and its "
@@ -319,6 +337,7 @@ def _warn_unconverged(good: Any, error: Any) -> None:
             RuntimeWarning,
             stacklevel=2,
         )
+    return np.where(good, 1.0, np.nan).astype(error.dtype)
 
 
 def diagonal_curvature(problem: FlatProblem, y: jax.Array) -> jax.Array:

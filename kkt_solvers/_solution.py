@@ -44,8 +44,10 @@ _MESSAGES = {
     ),
 }
 
-# The statuses whose derivatives are numbers; all others have NaN derivatives.
-DIFFERENTIABLE = (Status.SOLVED, Status.MAX_ITERATIONS)
+
+def is_differentiable(status: jax.Array) -> jax.Array:
+    """Whether derivatives are numbers; under all other statuses they are NaN."""
+    return (status == Status.SOLVED) | (status == Status.MAX_ITERATIONS)
 
 
 @pytree()

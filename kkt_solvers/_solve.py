@@ -11,7 +11,7 @@ from kkt_solvers._derivative import attach, optimal_value
 from kkt_solvers._flatten import check_values, flatten, hoisted
 from kkt_solvers._linear import KKTSystem
 from kkt_solvers._problem import FlatProblem, Problem
-from kkt_solvers._solution import DIFFERENTIABLE, Dual, Solution, Status
+from kkt_solvers._solution import Dual, Solution, Status, is_differentiable
 from kkt_solvers.solvers import Solver, default_solver
 
 
@@ -149,7 +149,7 @@ def _finish(
     tolerance = default_tolerance(primal.dtype) if tol is None else tol
     dual = complete_dual(stopped, primal, dual)
     residuals, status = certify(stopped, primal, dual, converged, tolerance)
-    live = jnp.where(jnp.isin(status, jnp.asarray(DIFFERENTIABLE)), 1.0, jnp.nan).astype(primal.dtype)
+    live = jnp.where(is_differentiable(status), 1.0, jnp.nan).astype(primal.dtype)
     nothing = jnp.where(status == Status.INVALID, jnp.nan, 0.0).astype(primal.dtype)
     point = Point(primal, dual.equality, dual.lower, dual.upper, live)
     point = jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf + nothing), point)

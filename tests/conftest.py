@@ -4,21 +4,21 @@ import jax
 import numpy as np
 import pytest
 
-jax.config.update("jax_compilation_cache_dir", None)
-
 
 @pytest.fixture
 def x64():
     """Double precision for one test."""
-    with jax.enable_x64(True):
-        yield
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
 
 
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
     """Either precision, with JAX's switch set to match."""
-    with jax.enable_x64(request.param == "float64"):
-        yield np.dtype(request.param)
+    jax.config.update("jax_enable_x64", request.param == "float64")
+    yield np.dtype(request.param)
+    jax.config.update("jax_enable_x64", False)
 
 
 @pytest.fixture

@@ -1,0 +1,276 @@
+"""The door and the certificate: what is accepted, what is refused, and what a status is worth."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.sparse as sp
+from jax.experimental.sparse import BCOO
+
+import kkt_solvers as kkt
+from kkt_solvers.problems import LML
+
+
+def names(status):
+    return [kkt.Status(int(code)).name for code in jnp.ravel(status)]
+
+
+# --------------------------------------------------------------------------------------- every solver, one table
+def quadratic(n, rng, dtype):
+    F = rng.normal(size=(n, n))
+    P, q = (F @ F.T / n + 0.1 * np.eye(n)).astype(dtype), rng.normal(size=n).astype(dtype)
+    weights = rng.choice([-1.0, 1.0], size=n).astype(dtype)
+    return kkt.Problem(kkt.Quadratic(P, q), kkt.Sum(np.asarray(0.5, dtype), weights), kkt.Box(0.0, 1.0))
+
+
+def by_scipy(problem):
+    P, q = (np.asarray(a, float) for a in (problem.objective.P, problem.objective.q))
+    w, total = np.asarray(problem.equality.weights, float), float(problem.equality.total)
+    return scipy.optimize.minimize(
+        lambda y: 0.5 * y @ P @ y + q @ y,
+        np.full(len(q), 0.5),
+        jac=lambda y: P @ y + q,
+        bounds=[(0, 1)] * len(q),
+        constraints={"type": "eq", "fun": lambda y: w @ y - total, "jac": lambda y: w},
+        method="SLSQP",
+        options={"ftol": 1e-14, "maxiter": 1000},
+    ).x
+
+
+class AugmentedLagrangian:
+    """A user's solver, and not one of ours: ten lines."""
+
+    def run(self, problem, init):
+        def residual(y):
+            return problem.equality.product(y) - problem.equality.target
+
+        def step(_, state):
+            y, nu = state
+            slope = problem.objective.gradient(y) + problem.equality.adjoint(nu + residual(y))
+            y = jnp.clip(y - 0.1 * slope, problem.box.lower, problem.box.upper)
+            return y, nu + 0.1 * residual(y)
+
+        y, nu = jax.lax.fori_loop(0, 6000, step, (init, problem.equality.target))
+        return y, kkt.Dual(nu, None, None), 6000, True
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        None,
+        kkt.ProjectedGradient(),
+        kkt.ProjectedGradient(acceleration=False),
+        kkt.MirrorDescent(max_iterations=20000),
+        AugmentedLagrangian(),
+    ],
+    ids=lambda solver: type(solver).__name__,
+)
+def test_quadratic_by_every_solver(solver, dtype, rng):
+    problem = quadratic(8, rng, dtype)
+    expected = by_scipy(problem)
+    bound = {"float64": 2e-6, "float32": 1e-3}[dtype.name]
+    for run in (kkt.solve, jax.jit(kkt.solve, static_argnames="solver")):
+        solution = run(problem, solver=solver)
+        assert names(solution.status) == ["SOLVED"]
+        assert solution.primal.dtype == dtype
+        np.testing.assert_allclose(solution.primal, expected, atol=bound)
+    batch = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), problem)
+    np.testing.assert_allclose(jax.vmap(lambda p: kkt.solve(p, solver=solver))(batch).primal[1], expected, atol=bound)
+
+    # The certificate, once more, by hand.
+    y, dual = np.asarray(solution.primal, float), jax.tree.map(lambda a: np.asarray(a, float), solution.dual)
+    P, q, w = (np.asarray(a, float) for a in (problem.objective.P, problem.objective.q, problem.equality.weights))
+    stationarity = P @ y + q + dual.equality * w - dual.lower + dual.upper
+    assert np.abs(stationarity).max() < 10 * bound
+    assert min(dual.lower.min(), dual.upper.min()) >= 0
+    assert abs(w @ y - 0.5) < bound
+    gradient = jax.grad(lambda p: kkt.solve(p, solver=solver).objective)(problem)
+    np.testing.assert_allclose(gradient.objective.q, y, atol=1e-5)
+    np.testing.assert_allclose(gradient.equality.total, -dual.equality, atol=1e-5)
+
+
+def test_separable_without_a_minimiser(dtype, rng):
+    # An elementwise power has no handy inverse derivative here: the scalar Newton iteration finds it.
+    c = rng.normal(size=6).astype(dtype)
+
+    def solve(c, minimiser):
+        objective = kkt.Separable(lambda y, c: jnp.abs(y) ** 3 / 3 - c * y, c, minimiser)
+        return kkt.solve(kkt.Problem(objective, kkt.Sum(1.0), kkt.Box(-2.0, 2.0)))
+
+    def inverse(z, c):
+        return jnp.sign(z + c) * jnp.sqrt(jnp.abs(z + c))
+
+    found, known = solve(c, None), solve(c, inverse)
+    bound = {"float64": 1e-9, "float32": 1e-4}[dtype.name]
+    assert names(found.status) == names(known.status) == ["SOLVED"]
+    np.testing.assert_allclose(found.primal, known.primal, atol=bound)
+    jacobians = [jax.jacrev(lambda c, m=m: solve(c, m).primal)(c) for m in (None, inverse)]
+    np.testing.assert_allclose(jacobians[0], jacobians[1], atol=10 * bound)
+
+
+def test_box_only_and_no_bounds():
+    solution = kkt.solve(kkt.Problem(kkt.Quadratic([1.0, 2.0], [-3.0, 1.0]), box=kkt.Box(0.0, 1.0)))
+    np.testing.assert_allclose(solution.primal, [1, 0])
+    np.testing.assert_allclose(solution.dual.upper, [2, 0])
+    np.testing.assert_allclose(solution.dual.lower, [0, 1])
+    assert solution.dual.equality is None
+    free = kkt.solve(kkt.Problem(kkt.Quadratic(np.eye(2) * 2, [-3.0, 1.0])))
+    np.testing.assert_allclose(free.primal, [1.5, -0.5], atol=1e-5)
+
+
+def test_sparse_dense_and_diagonal_are_one(x64, rng):
+    P, q = np.diag([1.0, 2.0, 3.0]), rng.normal(size=3)
+    A, b = np.array([[1.0, 0.0, 2.0]]), [1.0]
+    answers = [
+        kkt.solve(kkt.Problem(kkt.Quadratic(kind, q), kkt.Affine(rows, b), kkt.Box(-1.0, 1.0))).primal
+        for kind, rows in (
+            (P, A),
+            (np.diag(P), A),
+            (sp.csr_matrix(P), sp.coo_matrix(A)),
+            (BCOO.fromdense(P), BCOO.fromdense(A)),
+            (kkt.LowRank(np.diag(P), np.zeros((3, 1))), A),
+        )
+    ]
+    for answer in answers[1:]:
+        np.testing.assert_allclose(answer, answers[0], atol=1e-7)
+
+
+def test_pytrees_integers_and_lists():
+    def f(y, c):
+        return jnp.sum((y["a"] - c) ** 2) + jnp.sum(y["b"] ** 2)
+
+    init = {"a": jnp.zeros(2, int), "b": jnp.zeros(())}
+    problem = kkt.Problem(f, lambda y, c: y["a"].sum() + y["b"] - 3, kkt.Box({"a": 0, "b": 0.5}, 2), args=(1.0,))
+    solution = kkt.solve(problem, init)
+    assert names(solution.status) == ["SOLVED"]
+    np.testing.assert_allclose(solution.primal["a"], [1.25, 1.25], atol=1e-3)
+    np.testing.assert_allclose(solution.primal["b"], 0.5, atol=1e-3)
+    integers = kkt.solve(kkt.Problem(kkt.Quadratic([1, 1], [0, 0]), kkt.Sum(1), kkt.Box([0, 0], [1, 1])))
+    np.testing.assert_allclose(integers.primal, 0.5)
+
+
+def test_bad_rows_of_a_batch(x64):
+    lower = jnp.array([[0.0, 0.0], [0.5, 0.0], [jnp.nan, 0.0], [jnp.inf, 0.0]])
+    upper = jnp.array([[1.0, 1.0], [0.2, 1.0], [1.0, 1.0], [jnp.inf, 1.0]])
+
+    def value(lower, upper):
+        problem = kkt.Problem(kkt.Quadratic([1.0, 1.0], [1.0, -1.0]), kkt.Sum(1.2), kkt.Box(lower, upper))
+        solution = kkt.solve(problem)
+        return solution.primal[0], solution
+
+    gradient, solution = jax.vmap(jax.grad(value, argnums=(0, 1), has_aux=True))(lower, upper)
+    assert names(solution.status) == ["SOLVED", "INVALID", "INVALID", "INVALID"]
+    np.testing.assert_allclose(solution.primal[0], [0.2, 1.0])
+    np.testing.assert_allclose(gradient[1][0], [0, -1])
+    assert np.isnan(solution.primal[1:]).all()
+    assert np.isnan(gradient[0][1:]).all()
+
+
+def test_a_solver_never_grades_its_own_work():
+    class Liar:
+        def run(self, problem, init):
+            return init + 7.0, None, 1, True
+
+    class Modest:
+        def run(self, problem, init):
+            return jnp.array([0.5, 0.5]), None, 1, False
+
+    problem = kkt.Problem(kkt.Quadratic([1.0, 1.0], [0.0, 0.0]), kkt.Sum(1.0))
+    assert names(kkt.solve(problem, solver=Liar()).status) == ["NUMERICAL_ERROR"]
+    assert names(kkt.solve(problem, solver=Modest()).status) == ["SOLVED"]
+
+
+def test_max_iterations_differentiates_the_best_point_and_says_so(rng):
+    problem = quadratic(30, rng, np.float32)
+    solver = kkt.ProjectedGradient(max_iterations=1, round_iterations=1)
+
+    def value(problem):
+        solution = kkt.solve(problem, solver=solver)
+        return solution.primal[0], solution
+
+    gradient, solution = jax.grad(value, has_aux=True)(problem)
+    assert names(solution.status) == ["MAX_ITERATIONS"]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    with pytest.raises(RuntimeError, match=r"MAX_ITERATIONS: stopped before"):
+        solution.raise_if_failed()
+    batch = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), problem)
+    with pytest.raises(RuntimeError, match="2 of 2 instances, first at 0"):
+        jax.vmap(lambda p: kkt.solve(p, solver=solver))(batch).raise_if_failed()
+    with pytest.raises(TypeError, match="concrete"):
+        jax.jit(lambda p: kkt.solve(p).raise_if_failed())(problem)
+    good = kkt.solve(LML([1.0, 2.0], 1))
+    assert good.raise_if_failed() is good
+
+
+def f(y, *args):
+    return jnp.sum(y**2)
+
+
+def vector_valued(y):
+    return y
+
+
+EYE = np.eye(3)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: kkt.Problem(3.0), TypeError, "objective must be"),
+        (lambda: kkt.Problem(f, equality=3.0), TypeError, "equality must be"),
+        (lambda: kkt.Problem(f, box=(0, 1)), TypeError, "box must be a Box"),
+        (lambda: kkt.Problem(f, args=1.0), TypeError, "args must be a tuple"),
+        (lambda: kkt.Affine(lambda y: y, [0.0]), TypeError, "A must be a matrix"),
+        (lambda: kkt.Separable(3.0), TypeError, "phi must be"),
+        (lambda: kkt.Separable(f, complement=f), ValueError, "complement needs a minimiser"),
+        (lambda: kkt.Quadratic("P", [1.0]), TypeError, "P must be a number"),
+        (lambda: kkt.solve(3.0), TypeError, "problem must be a Problem"),
+        (lambda: kkt.solve(kkt.Problem(f)), ValueError, "init is needed"),
+        (lambda: kkt.solve(kkt.Problem(vector_valued), jnp.zeros(2)), ValueError, "objective must return a scalar"),
+        (lambda: kkt.solve(kkt.Problem(f), jnp.zeros(2), solver="pg"), TypeError, "solver must have a method run"),
+        (lambda: kkt.solve(kkt.Problem(f), jnp.zeros(2), linear="dense"), TypeError, "linear must be a KKTSystem"),
+        (lambda: kkt.solve(kkt.Problem(kkt.Quadratic(EYE, [1.0] * 4))), ValueError, "shapes disagree about y"),
+        (lambda: kkt.solve(kkt.Problem(kkt.Quadratic(EYE[:2], [1.0] * 3))), ValueError, "P must have shape"),
+        (
+            lambda: kkt.solve(kkt.Problem(kkt.Quadratic(EYE, [1.0] * 3), kkt.Affine([[1.0] * 4], [1.0]))),
+            ValueError,
+            "A",
+        ),
+        (
+            lambda: kkt.solve(kkt.Problem(kkt.Quadratic(EYE, [1.0] * 3), kkt.Affine(EYE[:1], [1.0, 1.0]))),
+            ValueError,
+            "b must",
+        ),
+        (
+            lambda: kkt.solve(kkt.Problem(kkt.Quadratic(EYE, [1.0] * 3), kkt.Sum([1.0, 2.0]))),
+            ValueError,
+            "total must be",
+        ),
+        (lambda: kkt.solve(kkt.Problem(f, box=kkt.Box([0.0, 0.0], 1.0)), jnp.zeros(3)), ValueError, "lower has shape"),
+        (lambda: kkt.solve(kkt.Problem(f, box=kkt.Box(1.0, 0.0)), jnp.zeros(3)), ValueError, "lower is above upper"),
+        (lambda: kkt.solve(kkt.Problem(f, box=kkt.Box(np.nan, 0.0)), jnp.zeros(3)), ValueError, "lower has a NaN"),
+        (
+            lambda: kkt.solve(kkt.Problem(f, box=kkt.Box(0.0, -np.inf)), jnp.zeros(3)),
+            ValueError,
+            "upper has a NaN or inf",
+        ),
+        (lambda: kkt.solve(kkt.Problem(kkt.Quadratic(EYE, [np.nan] * 3))), ValueError, "q has a NaN"),
+        (lambda: kkt.solve(kkt.Problem(kkt.Quadratic(np.full((3, 3), np.inf), [0.0] * 3))), ValueError, "P has a NaN"),
+        (lambda: kkt.solve(LML([1.0, 2.0], 1), {"a": 1.0}), TypeError, "Separable objective needs y"),
+        (
+            lambda: kkt.solve(kkt.Problem(kkt.Quadratic(EYE, [1.0] * 3), kkt.Affine(EYE[:2], [1.0, 1.0]))),
+            ValueError,
+            "at most one",
+        ),
+        (lambda: kkt.solve(kkt.Problem(f), jnp.zeros(2), solver=kkt.DualBisection()), ValueError, "needs a separable"),
+        (
+            lambda: kkt.differentiable(kkt.Problem(f), [0.0, 0.0], kkt.Dual(None, [0.0], None)),
+            ValueError,
+            "dual.lower must",
+        ),
+    ],
+)
+def test_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
