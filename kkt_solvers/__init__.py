@@ -1,6 +1,7 @@
 """Constrained convex problems in JAX, and the exact derivatives of their solutions."""
 
 from kkt_solvers import linear, projections, solvers
+from kkt_solvers._degeneracy import Degeneracy, degeneracy
 from kkt_solvers._objectives import LowRank, Quadratic, Separable
 from kkt_solvers._problem import Affine, Box, Problem, Sum
 from kkt_solvers._solution import Dual, Residuals, Solution, Status
@@ -12,6 +13,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Affine",
     "Box",
+    "Degeneracy",
     "Dual",
     "DualBisection",
     "LowRank",
@@ -24,6 +26,7 @@ __all__ = [
     "Solution",
     "Status",
     "Sum",
+    "degeneracy",
     "differentiable",
     "linear",
     "projections",

@@ -83,17 +83,36 @@ def bound_multipliers(problem: FlatProblem, y: jax.Array, nu: Any) -> tuple[jax.
     return jnp.where(below, slope, 0), jnp.where(above, -slope, 0)
 
 
+def _relative(problem: FlatProblem, y: jax.Array, nu: Any, lower: jax.Array, upper: jax.Array) -> tuple[Any, Any]:
+    """Multipliers relative to the size of the gradient, and distances to the bounds relative to that of `y`."""
+    gradient = problem.objective.gradient(y)
+    scale = 1 + _norm(jnp.where(jnp.isfinite(gradient), gradient, 0), adjoint(problem, nu))
+    size = 1 + jnp.abs(y)
+    distances = jnp.maximum(y - problem.box.lower, 0) / size, jnp.maximum(problem.box.upper - y, 0) / size
+    return (lower / scale, upper / scale), distances
+
+
 def held_by(
     problem: FlatProblem, y: jax.Array, nu: Any, lower: jax.Array, upper: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Where multipliers `lower` and `upper`, relative to the gradient, exceed the relative distance to the bound."""
-    scale = 1 + jnp.max(jnp.abs(problem.objective.gradient(y)), initial=0)
-    scale = scale + jnp.max(jnp.abs(adjoint(problem, nu)), initial=0)
-    size = 1 + jnp.abs(y)
-    box = problem.box
-    below = lower / scale > jnp.maximum(y - box.lower, 0) / size
-    above = upper / scale > jnp.maximum(box.upper - y, 0) / size
+    multipliers, distances = _relative(problem, y, nu, lower, upper)
+    below, above = multipliers[0] > distances[0], multipliers[1] > distances[1]
     return below, above & ~(below & (lower >= upper))
+
+
+def relative_margins(problem: FlatProblem, y: jax.Array, nu: Any, lower: jax.Array, upper: jax.Array) -> jax.Array:
+    """The smaller, over the two bounds, of the larger of multiplier and distance; infinite for a fixed variable and
+    at a bound where the objective's slope is infinite, which is never active."""
+    multipliers, distances = _relative(problem, y, nu, lower, upper)
+    margins = [jnp.maximum(*pair) for pair in zip(multipliers, distances, strict=True)]
+    if isinstance(problem.objective, Separable):
+        bounds = problem.box.lower, problem.box.upper
+        margins = [
+            jnp.where(jnp.isfinite(bound) & ~jnp.isfinite(problem.objective.gradient(bound)), jnp.inf, margin)
+            for bound, margin in zip(bounds, margins, strict=True)
+        ]
+    return jnp.where(problem.box.lower == problem.box.upper, jnp.inf, jnp.minimum(*margins))
 
 
 def recover_equality(problem: FlatProblem, y: jax.Array) -> Any:

@@ -47,11 +47,17 @@ def _factorised(K: jax.Array, sign: jax.Array | float = 1.0) -> Callable[[jax.Ar
     positive semidefinite and `-1` in its constraint block, which makes it nonsingular. Refinement with the true `K`
     takes the regularisation out again, wherever `K` has an inverse to find.
     """
+    scaled, scale = unit_rows(K)
+    shift = _regularisation(K.dtype) * jnp.broadcast_to(jnp.asarray(sign, K.dtype), (len(K),))
+    factor = jax.scipy.linalg.lu_factor(scaled + jnp.diag(shift))
+    return lambda r: scale * jax.scipy.linalg.lu_solve(factor, scale * r)
+
+
+def unit_rows(K: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`D K D` and `D`, with entries of at most about one in absolute value."""
     norms = jnp.max(jnp.abs(K), axis=1)
     scale = jax.lax.rsqrt(jnp.where(norms > 0, norms, 1.0))
-    shift = _regularisation(K.dtype) * jnp.broadcast_to(jnp.asarray(sign, K.dtype), (len(K),))
-    factor = jax.scipy.linalg.lu_factor(K * scale[:, None] * scale[None, :] + jnp.diag(shift))
-    return lambda r: scale * jax.scipy.linalg.lu_solve(factor, scale * r)
+    return K * scale[:, None] * scale[None, :], scale
 
 
 def _refined(inverse: Callable[[Any], Any], product: Callable[[Any], Any], b: Any) -> Any:
@@ -207,17 +213,21 @@ class DenseKKT(KKTSystem):
 
     def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> Inverse:
         n = y.size
-        A = dense(problem.equality.rows(n)) * mask
-        m = len(A)
-        H = _dense_hessian(problem, y) * mask[:, None] * mask[None, :] + jnp.diag(1 - mask)
-        K = jnp.block([[H, A.T], [A, jnp.zeros((m, m), y.dtype)]])
-        solve = _factorised(K, jnp.concatenate([jnp.ones(n, y.dtype), -jnp.ones(m, y.dtype)]))
+        K = dense_kkt_matrix(problem, y, mask)
+        solve = _factorised(K, jnp.where(jnp.arange(len(K)) < n, 1.0, -1.0))
 
         def inverse(right: Pair) -> Pair:
             x = solve(jnp.concatenate([right[0], jnp.ravel(right[1])]))
             return x[:n], x[n:].reshape(right[1].shape)
 
         return inverse
+
+
+def dense_kkt_matrix(problem: FlatProblem, y: jax.Array, mask: jax.Array) -> jax.Array:
+    """The matrix at the top of this file."""
+    A = dense(problem.equality.rows(y.size)) * mask
+    H = _dense_hessian(problem, y) * mask[:, None] * mask[None, :] + jnp.diag(1 - mask)
+    return jnp.block([[H, A.T], [A, jnp.zeros((len(A), len(A)), y.dtype)]])
 
 
 def _dense_hessian(problem: FlatProblem, y: jax.Array) -> jax.Array:

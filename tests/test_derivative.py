@@ -2,14 +2,17 @@
 
 import clarabel
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import references
 import scipy.optimize
 import scipy.sparse as sp
 from jax.experimental.sparse import BCOO
 
 import kkt_solvers as kkt
+import kkt_solvers.problems
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -333,3 +336,89 @@ def test_strict_promotion_and_debug_nans(rng):
             jnp.asarray(d["q"])
         )
         assert np.isfinite(gradient).all()
+
+
+# ------------------------------------------------------------------------------------- diagnosis, and size
+def test_degeneracy_report():
+    problem = kkt.Problem(
+        kkt.Quadratic([1.0, 1.0, 1.0, 1.0], [0.0, -0.5, 2.0, -0.3]),
+        box=kkt.Box([0.0, 0.0, 0.0, 0.4], [np.inf, 1.0, 1.0, 0.4]),
+    )
+    report = kkt.degeneracy(problem, kkt.solve(problem))
+    np.testing.assert_array_equal(report.weakly_active, [True, False, False, False])
+    np.testing.assert_allclose(report.margin, [0, 1 / 3, 0.5, np.inf], rtol=0.4)
+    assert report.smallest_pivot > 0.1
+
+    repeated = kkt.Problem(kkt.Quadratic(np.eye(2), [0.0, 0.0]), kkt.Affine([[1.0, 1.0], [2.0, 2.0]], [1.0, 2.0]))
+    solution = kkt.differentiable(repeated, [0.5, 0.5])
+    assert kkt.degeneracy(repeated, solution).smallest_pivot < 1e-12
+
+    lml = kkt.problems.LML(np.array([50.0, -50.0, 0.0]), 1)  # saturated, and yet differentiable
+    report = kkt.degeneracy(lml, kkt.solve(lml))
+    assert not report.weakly_active.any()
+
+
+def test_lml_gradient_is_exact_where_an_iterative_solver_fails(rng):
+    for scale in (3.0, 6.0):
+        x, g = scale * rng.normal(size=1000), rng.normal(size=1000)
+        gradient = jax.jit(jax.grad(lambda x: jnp.vdot(g, kkt.problems.lml(x, 5))))(x)  # noqa: B023
+        expected = references.lml_gradient(x, 5, g)[0].astype(float)
+        np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-10 * np.abs(expected).max())
+
+
+def largest_array(function, *args):
+    """The number of elements of the largest array in the computation."""
+    largest = 0
+
+    def walk(jaxpr):
+        nonlocal largest
+        for equation in jaxpr.eqns:
+            for variable in equation.outvars:
+                largest = max(largest, int(np.prod(variable.aval.shape, dtype=float)))
+            for inner in jax.extend.core.jaxprs_in_params(equation.params):
+                walk(inner)
+
+    walk(jax.make_jaxpr(function)(*args).jaxpr)
+    return largest
+
+
+def test_low_rank_never_forms_a_square_matrix(rng):
+    n, r = 10_000, 20
+    V, q, one, first = rng.normal(size=(n, r)) / 100, rng.normal(size=n), np.ones(n), np.eye(1, n)[0]
+
+    def inverse(v):  # of I + V V', by Woodbury's formula
+        return v - V @ np.linalg.solve(np.eye(r) + V.T @ V, V.T @ v)
+
+    nu = -(1.0 + inverse(q) @ one) / (inverse(one) @ one)
+    y = -inverse(q + nu)
+
+    def value(q):
+        problem = kkt.Problem(kkt.Quadratic(kkt.LowRank(one, V), q), kkt.Sum(1.0))
+        return kkt.differentiable(problem, y).primal[0]
+
+    expected = -(inverse(first) - inverse(one) * (one @ inverse(first)) / (one @ inverse(one)))
+    np.testing.assert_allclose(jax.jit(jax.grad(value))(q), expected, atol=1e-12)
+    assert largest_array(jax.grad(value), q) <= n * r
+
+
+def test_lml_of_a_million_scores_in_linear_memory():
+    n = 1_000_000
+    assert largest_array(jax.grad(lambda x: kkt.problems.lml(x, 10)[0]), jnp.zeros(n)) < 1.001 * n
+
+
+def test_all_rows_of_a_jacobian_share_one_factorisation(rng):
+    d = data(rng)
+    point, dual = solved_elsewhere(d)
+
+    def primal(q):
+        return kkt.differentiable(problem_of(d | {"q": q}), point, dual).primal
+
+    def shapes_factorised(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "lu":
+                yield equation.invars[0].aval.shape
+            for inner in jax.extend.core.jaxprs_in_params(equation.params):
+                yield from shapes_factorised(inner)
+
+    assert list(shapes_factorised(jax.make_jaxpr(jax.jacrev(primal))(d["q"]).jaxpr)) == [(15, 15)]
+    assert list(shapes_factorised(jax.make_jaxpr(jax.jacfwd(primal))(d["q"]).jaxpr)) == [(15, 15)]

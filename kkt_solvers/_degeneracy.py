@@ -1,0 +1,75 @@
+"""How far a solution is from a point where it has no derivative."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from kkt_solvers._arrays import dense
+from kkt_solvers._conditions import Point, adjoint, complete_dual, relative_margins
+from kkt_solvers._derivative import active_bounds
+from kkt_solvers._elementwise import slope_of_minimiser
+from kkt_solvers._flatten import flatten
+from kkt_solvers._linear import dense_kkt_matrix, schur, unit_rows
+from kkt_solvers._objectives import Separable
+from kkt_solvers._problem import FlatProblem, Problem
+from kkt_solvers._pytree import pytree
+from kkt_solvers._solution import Solution
+from kkt_solvers._solve import flat_dual
+
+
+@pytree()
+@dataclass(frozen=True, eq=False)
+class Degeneracy:
+    """Which coordinates, and how close.
+
+    - `margin`, like `y`: the larger of the relative multiplier of the nearer bound and the relative distance to it
+      (infinite without bounds). Zero at a weakly active bound, where the solution has a kink. Any change of the data
+      that is small relative to it leaves the set of active bounds alone.
+    - `weakly_active`, like `y`: where the margin is below the tolerance.
+    - `smallest_pivot`: the smallest eigenvalue, in absolute value and relative to the largest, of the linear system
+      of the derivative, scaled to unit rows. At rounding level where active constraints are linearly dependent (the
+      multipliers are not unique) or the objective is flat along them (the solution is not).
+    """
+
+    margin: Any
+    weakly_active: Any
+    smallest_pivot: jax.Array
+
+
+def degeneracy(problem: Problem, solution: Solution, *, tol: float | None = None) -> Degeneracy:
+    """Diagnose a solution: is it differentiable, and how nearly is it not?
+
+    Arguments:
+        problem, solution: a `Problem` and what `solve` or `differentiable` returned for it.
+        tol: largest margin of a weakly active bound; `None` for 1e-6 in float64, 1e-3 in float32.
+
+    Forms a dense matrix: O((n + m)^3), or O(n m^2) for a separable objective.
+
+    >>> import jax.numpy as jnp, kkt_solvers as kkt
+    >>> problem = kkt.Problem(kkt.Quadratic([1.0, 1.0, 1.0], [0.0, -1.0, 2.0]), box=kkt.Box(0.0, jnp.inf))
+    >>> report = kkt.degeneracy(problem, kkt.solve(problem))
+    >>> report.weakly_active.tolist()
+    [True, False, False]
+    """
+    flat, primal, _ = flatten(problem, solution.primal)
+    dual = complete_dual(flat, primal, flat_dual(flat, solution.dual))
+    point = Point(primal, dual.equality, dual.lower, dual.upper, jnp.ones((), primal.dtype))
+    margin = relative_margins(flat, primal, point.equality, point.lower, point.upper)
+    if tol is None:
+        tol = 1e-6 if jnp.finfo(primal.dtype).bits >= 64 else 1e-3
+    values = jnp.abs(jnp.linalg.eigvalsh(unit_rows(_system(flat, point))[0]))
+    smallest = jnp.min(values) / jnp.max(values) if values.size else jnp.ones((), primal.dtype)
+    margin = ravel_pytree(solution.primal)[1](margin)
+    return Degeneracy(margin, jax.tree.map(lambda part: part < tol, margin), smallest)
+
+
+def _system(flat: FlatProblem, point: Point) -> jax.Array:
+    if isinstance(flat.objective, Separable):
+        z = -adjoint(flat, point.equality)
+        slope = slope_of_minimiser(flat.objective, z, flat.box.lower, flat.box.upper)
+        return schur(dense(flat.equality.rows(z.size)), slope)
+    lower, upper = active_bounds(flat, point)
+    return dense_kkt_matrix(flat, point.primal, (~(lower | upper)).astype(point.primal.dtype))
