@@ -6,7 +6,7 @@ from kkt_solvers._objectives import LowRank, Quadratic, Separable
 from kkt_solvers._problem import Affine, Box, Problem, Sum
 from kkt_solvers._solution import Dual, Residuals, Solution, Status
 from kkt_solvers._solve import differentiable, solve
-from kkt_solvers.solvers import DualBisection, MirrorDescent, ProjectedGradient
+from kkt_solvers.solvers import DualBisection, InteriorPoint, MirrorDescent, ProjectedGradient
 
 __version__ = "0.1.0"
 
@@ -16,6 +16,7 @@ __all__ = [
     "Degeneracy",
     "Dual",
     "DualBisection",
+    "InteriorPoint",
     "LowRank",
     "MirrorDescent",
     "Problem",

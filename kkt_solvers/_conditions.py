@@ -19,7 +19,7 @@ from kkt_solvers._arrays import dense
 from kkt_solvers._elementwise import minimise_elementwise
 from kkt_solvers._flatten import is_valid
 from kkt_solvers._linear import solve_semidefinite
-from kkt_solvers._objectives import Separable, hessian_product
+from kkt_solvers._objectives import Quadratic, Separable, hessian_product
 from kkt_solvers._problem import FlatProblem
 from kkt_solvers._solution import Dual, Residuals, Status
 
@@ -184,6 +184,45 @@ def residuals(problem: FlatProblem, y: jax.Array, dual: Dual) -> Residuals:
 
 def _absolute(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.abs(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+
+
+def certificate_of_infeasibility(problem: FlatProblem, nu: jax.Array) -> jax.Array:
+    """Whether `nu` proves that no point of the box satisfies the equality (Farkas): `nu'(A y - b) > 0` on all of it.
+
+    With `w = A'nu` the smallest value over the box is `sum_i w_i (l_i or u_i) - b'nu`; where that bound is infinite
+    `w_i` must vanish, relative to the terms that cancel in it.
+    """
+    box, equality = problem.box, problem.equality
+    tol = jnp.sqrt(jnp.finfo(box.lower.dtype).eps)
+    nu = nu / jnp.maximum(_norm(nu), jnp.finfo(box.lower.dtype).tiny)
+    w, size = adjoint(problem, nu), _absolute(equality).adjoint(jnp.abs(nu)) + jnp.zeros_like(box.lower)
+    bound = jnp.where(w > 0, box.lower, box.upper)
+    vanishes = jnp.abs(w) <= tol * 1e-2 * (1 + size)
+    possible = jnp.all(jnp.isfinite(bound) | vanishes)
+    terms = jnp.where(jnp.isfinite(bound) & (w != 0), w * jnp.where(jnp.isfinite(bound), bound, 0), 0.0)
+    right = jnp.ravel(equality.target) * jnp.ravel(nu)
+    value = jnp.sum(terms) - jnp.sum(right)
+    scale = jnp.sum(jnp.abs(terms)) + jnp.sum(jnp.abs(right))
+    return possible & (value > tol * scale) & (scale > 0) & jnp.all(jnp.isfinite(nu))
+
+
+def ray_of_descent(problem: FlatProblem, ray: jax.Array) -> jax.Array:
+    """Whether `ray` proves a quadratic program unbounded: `A d = 0`, `P d = 0`, `d` a direction of the box, `q'd < 0`.
+
+    The ray is first brought into the directions of the box; that it is one of the equality and flat is checked.
+    """
+    box, objective, equality = problem.box, problem.objective, problem.equality
+    assert isinstance(objective, Quadratic)
+    tol = jnp.sqrt(jnp.finfo(ray.dtype).eps)
+    d = ray / jnp.maximum(_norm(ray), jnp.finfo(ray.dtype).tiny)
+    d = jnp.where(jnp.isfinite(box.lower), jnp.maximum(d, 0), d)
+    d = jnp.where(jnp.isfinite(box.upper), jnp.minimum(d, 0), d)
+    d = jnp.where(jnp.abs(d) <= tol, 0.0, d)
+    d = d / jnp.where(_norm(d) > 0, _norm(d), 1.0)
+    on_equality = _norm(equality.product(d)) <= tol * (1e-30 + _norm(_absolute(equality).product(jnp.abs(d))))
+    flat = _norm(objective.hessian_product(d)) <= tol * _norm(objective.diagonal())
+    slope = jnp.vdot(objective.q, d)
+    return on_equality & flat & (slope < -tol * jnp.vdot(jnp.abs(objective.q), jnp.abs(d))) & jnp.all(jnp.isfinite(d))
 
 
 def default_tolerance(dtype: Any) -> float:

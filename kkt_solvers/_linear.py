@@ -226,11 +226,11 @@ class DenseKKT(KKTSystem):
 def dense_kkt_matrix(problem: FlatProblem, y: jax.Array, mask: jax.Array) -> jax.Array:
     """The matrix at the top of this file."""
     A = dense(problem.equality.rows(y.size)) * mask
-    H = _dense_hessian(problem, y) * mask[:, None] * mask[None, :] + jnp.diag(1 - mask)
+    H = dense_hessian(problem, y) * mask[:, None] * mask[None, :] + jnp.diag(1 - mask)
     return jnp.block([[H, A.T], [A, jnp.zeros((len(A), len(A)), y.dtype)]])
 
 
-def _dense_hessian(problem: FlatProblem, y: jax.Array) -> jax.Array:
+def dense_hessian(problem: FlatProblem, y: jax.Array) -> jax.Array:
     objective = problem.objective
     if isinstance(objective, Quadratic) and isinstance(objective.P, (jax.Array, BCOO)) and objective.P.ndim == 2:
         return dense(objective.P)

@@ -27,7 +27,7 @@ def solve(problem: Problem, init: Any = None, *, solver: Any = None, linear: KKT
             | objective | equality | solver |
             |---|---|---|
             | `Separable`, `Quadratic` with diagonal `P` | none or one row | `DualBisection` |
-            | anything else | none or one row | `ProjectedGradient` |
+            | anything else | any | `InteriorPoint` |
 
             Any object with `run(problem, init) -> (primal, dual or None, iterations, converged)` will do: see
             `kkt_solvers.solvers.Solver`.

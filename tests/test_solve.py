@@ -59,12 +59,13 @@ class AugmentedLagrangian:
     "solver",
     [
         None,
+        kkt.InteriorPoint(polish=False),
         kkt.ProjectedGradient(),
         kkt.ProjectedGradient(acceleration=False),
         kkt.MirrorDescent(max_iterations=20000),
         AugmentedLagrangian(),
     ],
-    ids=lambda solver: type(solver).__name__,
+    ids=lambda solver: str(solver)[:40],
 )
 def test_quadratic_by_every_solver(solver, dtype, rng):
     problem = quadratic(8, rng, dtype)
@@ -259,7 +260,10 @@ EYE = np.eye(3)
         (lambda: kkt.solve(kkt.Problem(kkt.Quadratic(np.full((3, 3), np.inf), [0.0] * 3))), ValueError, "P has a NaN"),
         (lambda: kkt.solve(LML([1.0, 2.0], 1), {"a": 1.0}), TypeError, "Separable objective needs y"),
         (
-            lambda: kkt.solve(kkt.Problem(kkt.Quadratic(EYE, [1.0] * 3), kkt.Affine(EYE[:2], [1.0, 1.0]))),
+            lambda: kkt.solve(
+                kkt.Problem(kkt.Quadratic(EYE, [1.0] * 3), kkt.Affine(EYE[:2], [1.0, 1.0])),
+                solver=kkt.ProjectedGradient(),
+            ),
             ValueError,
             "at most one",
         ),

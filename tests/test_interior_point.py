@@ -1,0 +1,149 @@
+"""The interior point against Clarabel, HiGHS and closed forms, and its certificates."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+from test_derivative import clarabel_qp, data, problem_of
+
+import kkt_solvers as kkt
+
+
+def name(solution):
+    return kkt.Status(int(solution.status)).name
+
+
+def test_quadratic_programs_against_clarabel(rng, x64):
+    solve = jax.jit(kkt.solve)
+    for _ in range(5):
+        d = data(rng)
+        y, dual = clarabel_qp(*(d[key] for key in ("P", "q", "A", "b", "l", "u")))
+        solution = solve(problem_of(d))
+        assert name(solution) == "SOLVED"
+        assert solution.residuals.largest < 1e-12
+        np.testing.assert_allclose(solution.primal, y, atol=1e-7)
+        np.testing.assert_allclose(solution.dual.equality, dual.equality, atol=1e-6)
+        np.testing.assert_allclose(solution.dual.lower - solution.dual.upper, dual.lower - dual.upper, atol=1e-6)
+
+
+@pytest.mark.parametrize("P", ["none", "flat"])
+def test_linear_programs_against_highs(P, rng, x64):
+    n, m = 30, 12
+    for _ in range(3):
+        A, c = rng.normal(size=(m, n)), rng.normal(size=n)
+        lower = np.where(np.arange(n) % 7 == 0, -np.inf, 0.0)
+        upper = np.where(np.arange(n) % 3 == 0, 2.0, np.inf)
+        c = A.T @ rng.normal(size=m) + np.where(np.isfinite(upper), c, np.where(np.isfinite(lower), np.abs(c), 0.0))
+        b = A @ np.clip(rng.normal(size=n), lower, upper)
+        answer = scipy.optimize.linprog(c, A_eq=A, b_eq=b, bounds=np.stack([lower, upper], 1), method="highs")
+        quadratic = kkt.Quadratic(None if P == "none" else np.zeros((n, n)), c)
+        solution = kkt.solve(kkt.Problem(quadratic, kkt.Affine(A, b), kkt.Box(lower, upper)))
+        assert name(solution) == "SOLVED"
+        np.testing.assert_allclose(solution.objective, answer.fun, rtol=1e-9)
+        np.testing.assert_allclose(solution.primal, answer.x, atol=1e-7)
+        np.testing.assert_allclose(-solution.dual.equality, answer.eqlin.marginals, atol=1e-7)
+
+
+def power(y, c):
+    return jnp.sum(jnp.abs(y - c) ** 3) + jnp.sum(jnp.exp(y))
+
+
+def log_utility(y, R):
+    return -jnp.sum(jnp.log(R @ y))
+
+
+def test_smooth_objectives_and_their_derivatives(rng, dtype):
+    R = rng.uniform(0.5, 1.5, size=(12, 6)).astype(dtype)
+    R[:, 0] += 0.2
+    A = rng.normal(size=(2, 6)).astype(dtype)
+    cases = [
+        (log_utility, kkt.Sum(1.0), kkt.Box(0.0, 1.0), R),
+        (power, kkt.Affine(A, A @ np.full(6, 0.3, dtype)), kkt.Box(-1.0, 1.0), rng.normal(size=6).astype(dtype)),
+    ]
+    bound = {"float64": 1e-6, "float32": 2e-3}[dtype.name]
+    for f, equality, box, given in cases:
+        init = jnp.full(6, 0.2, dtype)
+
+        @jax.jit
+        def run(problem, init=init):
+            return kkt.solve(problem, init, solver=kkt.InteriorPoint())
+
+        problem = kkt.Problem(f, equality, box, args=(given,))
+        solution = run(problem)
+        assert name(solution) == "SOLVED"
+        assert solution.iterations <= 30
+        rows = np.ones((1, 6)) if isinstance(equality, kkt.Sum) else A
+        target = np.atleast_1d(np.asarray(equality.target, float))
+        expected = scipy.optimize.minimize(
+            lambda y, f=f, given=given: float(f(y, given)),
+            np.full(6, 0.2),
+            jac=lambda y, f=f, given=given: np.asarray(jax.grad(f)(y, given), float),
+            bounds=[(float(box.lower), float(box.upper))] * 6,
+            constraints={"type": "eq", "fun": lambda y, r=rows, t=target: r @ y - t, "jac": lambda y, r=rows: r},
+            method="SLSQP",
+            options={"ftol": 1e-13, "maxiter": 500},
+        )
+        np.testing.assert_allclose(solution.objective, expected.fun, rtol=bound)
+        np.testing.assert_allclose(solution.primal, expected.x, atol=30 * bound)
+        if dtype == np.float64:
+            step, h = rng.normal(size=given.shape), 1e-5
+            moved = [run(kkt.Problem(f, equality, box, args=(given + s * h * step,))).primal for s in (1, -1)]
+            tangent = jax.jvp(
+                lambda t, p=problem, d=given, s=step: (
+                    run(kkt.Problem(p.objective, p.equality, p.box, (d + t * s,))).primal
+                ),
+                (0.0,),
+                (1.0,),
+            )[1]
+            np.testing.assert_allclose(tangent, (moved[0] - moved[1]) / (2 * h), atol=1e-6)
+
+
+def test_certificates_in_a_batch(x64):
+    def status(total, slope, upper):
+        problem = kkt.Problem(
+            kkt.Quadratic(np.zeros((2, 2)), jnp.stack([slope, 1.0])),
+            kkt.Affine([[1.0, 1.0], [1.0, -1.0]], jnp.stack([total, total])),
+            kkt.Box([0.0, -1.0], jnp.stack([upper, 1.0])),
+        )
+        solution = kkt.solve(problem)
+        return solution.status, jax.grad(
+            lambda q: kkt.solve(kkt.Problem(kkt.Quadratic(None, q), problem.equality, problem.box)).primal[0]
+        )(problem.objective.q)
+
+    statuses, gradients = jax.vmap(status)(jnp.array([1.0, 9.0, jnp.nan]), jnp.ones(3), jnp.full(3, 5.0))
+    assert [kkt.Status(int(s)).name for s in statuses] == ["SOLVED", "PRIMAL_INFEASIBLE", "INVALID"]
+    np.testing.assert_array_equal(np.isnan(gradients).all(axis=1), [False, True, True])
+
+
+def test_unbounded_and_infeasible(x64):
+    ray = kkt.Problem(kkt.Quadratic(None, [-1.0, 0.0]), kkt.Affine([[1.0, -1.0]], [0.0]), kkt.Box(0.0, np.inf))
+    assert name(kkt.solve(ray)) == "DUAL_INFEASIBLE"
+    apart = kkt.Affine([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]], [1.0, 2.0])
+    assert name(kkt.solve(kkt.Problem(kkt.Quadratic(np.eye(3), np.ones(3)), apart))) == "PRIMAL_INFEASIBLE"
+
+
+def test_dependent_rows_fixed_variables_and_no_constraints(x64, rng):
+    A = np.array([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [1e6, 1e6, 1e6], [0.0, 0.0, 0.0]])
+    problem = kkt.Problem(kkt.Quadratic(np.eye(3), [0.0, 1.0, 2.0]), kkt.Affine(A, A @ [1.0, 0.0, 0.5]))
+    solution = kkt.solve(problem)
+    assert name(solution) == "SOLVED"
+    np.testing.assert_allclose(solution.primal, [1.5, 0.5, -0.5], atol=1e-9)
+    fixed = kkt.Box([0.2, 0.0, 0.1], [0.2, 1.0, 0.1])
+    solution = kkt.solve(kkt.Problem(kkt.Quadratic(np.eye(3), [0.0, -3.0, 2.0]), box=fixed))
+    assert name(solution) == "SOLVED"
+    np.testing.assert_allclose(solution.primal, [0.2, 1.0, 0.1], atol=1e-9)
+    all_fixed = kkt.solve(
+        kkt.Problem(kkt.Quadratic(np.eye(2), [1.0, 1.0]), kkt.Sum(0.5), kkt.Box([0.2, 0.3], [0.2, 0.3])),
+        solver=kkt.InteriorPoint(),
+    )
+    assert name(all_fixed) == "SOLVED"
+
+
+def test_float32(rng):
+    d = jax.tree.map(lambda a: a.astype(np.float32), data(rng))
+    solution = kkt.solve(problem_of(d))
+    assert solution.primal.dtype == np.float32
+    assert name(solution) == "SOLVED"
+    y, _ = clarabel_qp(*(np.asarray(d[key], float) for key in ("P", "q", "A", "b", "l", "u")))
+    np.testing.assert_allclose(solution.primal, y, atol=1e-4)
