@@ -18,9 +18,8 @@ from kkt_solvers._solution import Dual, Solution
 
 
 # ---------------------------------------------------------------------------------------------- values
-def _parts(problem: Problem | FlatProblem) -> Iterator[tuple[str, Any, Callable[[Any], Any]]]:
-    """The named arrays of a problem, each with the elementwise test that an entry must pass."""
-    xp = jnp
+def _parts(problem: Problem | FlatProblem, xp: Any) -> Iterator[tuple[str, Any, Callable[[Any], Any]]]:
+    """The named arrays of a problem, each with the elementwise test, in numpy or jax.numpy, that entries must pass."""
     objective, equality = problem.objective, problem.equality
     if isinstance(objective, Quadratic):
         yield "P", objective.P, xp.isfinite
@@ -42,23 +41,26 @@ def _floats(tree: Any) -> list[Any]:
 
 
 def check_values(problem: Problem) -> None:
-    """Raise for bad values that can be seen: those of tracers end in a status instead."""
-    for name, value, good in _parts(problem):
+    """Raise for bad values that can be seen: those of tracers end in a status instead.
+
+    In numpy: inside a trace jax.numpy would make tracers of concrete arrays too.
+    """
+    for name, value, good in _parts(problem, np):
         for leaf in _floats(value):
-            if is_concrete(leaf) and not bool(np.all(good(leaf))):
-                wanted = "finite numbers" if good is jnp.isfinite else "numbers, and bounds that a finite y can meet"
+            if is_concrete(leaf) and not np.all(good(np.asarray(leaf))):
+                wanted = "finite numbers" if good is np.isfinite else "numbers, and bounds that a finite y can meet"
                 remedy = " (write an infinite bound for none)" if name in ("lower", "upper") else ""
                 raise ValueError(f"{name} has a NaN or infinite entry; it must hold {wanted}{remedy}")
     lower, upper = jax.tree.leaves(problem.box.lower), jax.tree.leaves(problem.box.upper)
     if is_concrete((lower, upper)) and len(lower) == len(upper):
         for low, high in zip(lower, upper, strict=True):
-            if _broadcast(low.shape, high.shape) is not None and bool(np.any(np.asarray(low) > np.asarray(high))):
+            if _broadcast(low.shape, high.shape) is not None and np.any(np.asarray(low) > np.asarray(high)):
                 raise ValueError("lower is above upper in some entry, so the box is empty; exchange or widen them")
 
 
 def is_valid(flat: FlatProblem) -> jax.Array:
     """The same test on a flat problem, traced: a boolean scalar."""
-    checks = [jnp.all(good(leaf)) for _, value, good in _parts(flat) for leaf in _floats(value)]
+    checks = [jnp.all(good(leaf)) for _, value, good in _parts(flat, jnp) for leaf in _floats(value)]
     return jnp.all(jnp.stack([*checks, jnp.all(flat.box.lower <= flat.box.upper)]))
 
 

@@ -40,17 +40,21 @@ def _regularisation(dtype: Any) -> float:
 
 
 # ---------------------------------------------------------------------------------------- one matrix
-def _factorised(K: jax.Array, sign: jax.Array | float = 1.0) -> Callable[[jax.Array], jax.Array]:
-    """`r -> K^{-1} r` up to what refinement mends, for a symmetric `K`, also a singular one.
+def _factorised(K: jax.Array, sign: jax.Array | float = 1.0) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
+    """`r -> K^{-1} r` for a symmetric `K`, up to what refinement mends, and how many steps of it that takes.
 
-    `K` is scaled to unit rows, `D K D`, then regularised, `D K D + delta diag(sign)`, with `sign = +1` where `K` is
-    positive semidefinite and `-1` in its constraint block, which makes it nonsingular. Refinement with the true `K`
-    takes the regularisation out again, wherever `K` has an inverse to find.
+    `K` is scaled to unit rows, `D K D`. If that is singular, or nearly, it is regularised, `D K D + delta diag(sign)`,
+    with `sign = +1` where `K` is positive semidefinite and `-1` in its constraint block, which makes it nonsingular;
+    refinement with the true `K` takes the regularisation out again, wherever there is an inverse to find.
     """
     scaled, scale = unit_rows(K)
-    shift = _regularisation(K.dtype) * jnp.broadcast_to(jnp.asarray(sign, K.dtype), (len(K),))
-    factor = jax.scipy.linalg.lu_factor(scaled + jnp.diag(shift))
-    return lambda r: scale * jax.scipy.linalg.lu_solve(factor, scale * r)
+    delta = _regularisation(K.dtype)
+    shift = delta * jnp.broadcast_to(jnp.asarray(sign, K.dtype), (len(K),))
+    factor = jax.scipy.linalg.lu_factor(scaled)
+    singular = ~(jnp.min(jnp.abs(jnp.diag(factor[0]))) > delta)
+    factor = jax.lax.cond(singular, lambda: jax.scipy.linalg.lu_factor(scaled + jnp.diag(shift)), lambda: factor)
+    steps = jnp.where(singular, _REFINEMENTS, 1)
+    return lambda r: scale * jax.scipy.linalg.lu_solve(factor, scale * r), steps
 
 
 def unit_rows(K: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -60,14 +64,14 @@ def unit_rows(K: jax.Array) -> tuple[jax.Array, jax.Array]:
     return K * scale[:, None] * scale[None, :], scale
 
 
-def _refined(inverse: Callable[[Any], Any], product: Callable[[Any], Any], b: Any) -> Any:
+def _refined(inverse: Callable[[Any], Any], product: Callable[[Any], Any], b: Any, steps: Any) -> Any:
     """`inverse(b)`, with what it left of `b` put through it again."""
 
-    def again(_: int, x: Any) -> Any:
+    def again(_: Any, x: Any) -> Any:
         rest = jax.tree.map(jnp.subtract, b, product(x))
         return jax.tree.map(jnp.add, x, inverse(rest))
 
-    return jax.lax.fori_loop(0, _REFINEMENTS, again, inverse(b))
+    return jax.lax.fori_loop(0, steps, again, inverse(b))
 
 
 def solve_semidefinite(K: jax.Array, r: jax.Array) -> jax.Array:
@@ -79,10 +83,10 @@ def solve_semidefinite(K: jax.Array, r: jax.Array) -> jax.Array:
         pivot = K[0, 0]
         return jnp.where(pivot > 0, r / jnp.where(pivot > 0, pivot, 1.0), 0.0)
     frozen = jax.lax.stop_gradient(K)
-    inverse = _factorised(frozen)
+    inverse, steps = _factorised(frozen)
 
     def solve(_: Any, r: jax.Array) -> jax.Array:
-        return _refined(inverse, lambda x: frozen @ x, r)
+        return _refined(inverse, lambda x: frozen @ x, r, steps)
 
     return jax.lax.custom_linear_solve(lambda x: K @ x, r, solve, symmetric=True)
 
@@ -109,17 +113,18 @@ class KKTSystem(abc.ABC):
     """
 
     @abc.abstractmethod
-    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> Inverse:
-        """`(r, s) -> (dy, dnu)`, up to what refinement mends; `mask` is one on the free coordinates."""
+    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Inverse, Any]:
+        """`(r, s) -> (dy, dnu)`, up to what refinement mends, and how many steps of it that takes; `mask` is one on
+        the free coordinates."""
 
-    def refine(self, inverse: Inverse, product: Inverse, right: Pair) -> Pair:
-        return _refined(inverse, product, right)
+    def refine(self, inverse: Inverse, product: Inverse, right: Pair, steps: Any) -> Pair:
+        return _refined(inverse, product, right, steps)
 
     def solve(self, problem: FlatProblem, y: jax.Array, mask: jax.Array, right: Pair) -> Pair:
         """The solution of the system at the top of this file. Differentiable, any order: the derivative of a linear
         solve is another solve with the same inverse."""
         frozen = jax.lax.stop_gradient((problem, y, mask))
-        inverse = self.inverse(*frozen)
+        inverse, steps = self.inverse(*frozen)
         shape = right[1].shape
 
         # JAX transposes a linear solve only if all of its right-hand side is a variable: so it is one vector.
@@ -130,7 +135,7 @@ class KKTSystem(abc.ABC):
             return x[: y.size], x[y.size :].reshape(shape)
 
         def solve(_: Any, b: jax.Array) -> jax.Array:
-            return pack(self.refine(inverse, lambda x: kkt_product(*frozen, x), unpack(b)))
+            return pack(self.refine(inverse, lambda x: kkt_product(*frozen, x), unpack(b), steps))
 
         def product(x: jax.Array) -> jax.Array:
             return pack(kkt_product(problem, y, mask, unpack(x)))
@@ -152,11 +157,11 @@ def _block_elimination(
     mask: jax.Array,
     invert: Callable[[jax.Array], jax.Array],
     schur_complement: Callable[[jax.Array], jax.Array],
-) -> Inverse:
+) -> tuple[Inverse, Any]:
     """From `invert = F (F H F + I - F)^{-1} F` and `schur_complement(A) = A invert(A')`."""
     rows = dense(problem.equality.rows(mask.size))
     S = schur_complement(rows)
-    factor = _factorised(S) if len(S) > 1 else None
+    factor = _factorised(S)[0] if len(S) > 1 else None
 
     def inverse(right: Pair) -> Pair:
         r, s = right[0], jnp.ravel(right[1])
@@ -165,14 +170,14 @@ def _block_elimination(
         dy = invert(r - rows.T @ dnu) + (1 - mask) * r
         return dy, dnu.reshape(right[1].shape)
 
-    return inverse
+    return inverse, _REFINEMENTS
 
 
 @dataclass(frozen=True)
 class DiagonalKKT(KKTSystem):
     """A `Quadratic` with a diagonal `P`: Schur complement, O(n m^2) time and O(n m) memory."""
 
-    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> Inverse:
+    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Inverse, Any]:
         diagonal = hessian_product(problem.objective, y, jnp.ones_like(y))
         slope = mask / _floored(diagonal)
         return _block_elimination(problem, mask, lambda v: slope * v, lambda rows: schur(rows, slope))
@@ -191,7 +196,7 @@ class LowRankKKT(KKTSystem):
     O(n (r + m)^2) time and O(n (r + m)) memory: `P` is never formed.
     """
 
-    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> Inverse:
+    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Inverse, Any]:
         objective = problem.objective
         if not isinstance(objective, Quadratic) or not isinstance(objective.P, LowRank):
             raise TypeError("LowRankKKT needs a Quadratic with P = LowRank(diagonal, factor)")
@@ -211,16 +216,16 @@ class LowRankKKT(KKTSystem):
 class DenseKKT(KKTSystem):
     """One factorisation of the dense KKT matrix: any objective; O((n + m)^3) time, O((n + m)^2) memory."""
 
-    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> Inverse:
+    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Inverse, Any]:
         n = y.size
         K = dense_kkt_matrix(problem, y, mask)
-        solve = _factorised(K, jnp.where(jnp.arange(len(K)) < n, 1.0, -1.0))
+        solve, steps = _factorised(K, jnp.where(jnp.arange(len(K)) < n, 1.0, -1.0))
 
         def inverse(right: Pair) -> Pair:
             x = solve(jnp.concatenate([right[0], jnp.ravel(right[1])]))
             return x[:n], x[n:].reshape(right[1].shape)
 
-        return inverse
+        return inverse, steps
 
 
 def dense_kkt_matrix(problem: FlatProblem, y: jax.Array, mask: jax.Array) -> jax.Array:
@@ -245,7 +250,7 @@ class SparseKKT(KKTSystem):
     call leaves JAX by a host callback, so it runs under `jit` and `vmap`, on any backend, but on the CPU.
     """
 
-    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> Inverse:
+    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Inverse, Any]:
         n = y.size
         objective = problem.objective
         if not isinstance(objective, Quadratic) or isinstance(objective.P, LowRank):
@@ -260,7 +265,7 @@ class SparseKKT(KKTSystem):
             x = jax.pure_callback(_sparse_solve, out, *matrices, mask, b, vmap_method="sequential")
             return x[:n], x[n:].reshape(right[1].shape)
 
-        return inverse
+        return inverse, _REFINEMENTS
 
 
 def _coordinates(M: Any) -> tuple[jax.Array, jax.Array]:
@@ -314,11 +319,11 @@ class MatrixFreeKKT(KKTSystem):
     tol: float | None = None
     max_iterations: int = 2000
 
-    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> Inverse:
+    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Inverse, Any]:
         slope = mask / _floored(diagonal_curvature(problem, y))
         return _block_elimination(problem, mask, lambda v: slope * v, lambda rows: schur(rows, slope))
 
-    def refine(self, inverse: Inverse, product: Inverse, right: Pair) -> Pair:
+    def refine(self, inverse: Inverse, product: Inverse, right: Pair, steps: Any) -> Pair:
         dtype = right[0].dtype
         tol = (1e-10 if jnp.finfo(dtype).bits >= 64 else 1e-4) if self.tol is None else self.tol
         x, _ = jax.scipy.sparse.linalg.cg(

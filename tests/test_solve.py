@@ -204,6 +204,12 @@ def test_max_iterations_differentiates_the_best_point_and_says_so(rng):
     assert good.raise_if_failed() is good
 
 
+def test_a_concrete_problem_inside_a_trace(rng):
+    # jax.numpy makes tracers of concrete arrays there; looking at their values must not fail.
+    problem = kkt.Problem(kkt.Quadratic(np.eye(2), jnp.ones(2)), kkt.Sum(1.0), kkt.Box(jnp.zeros(2), 1.0))
+    np.testing.assert_allclose(jax.jit(lambda t: t * kkt.solve(problem).primal)(2.0), [1, 1], atol=1e-6)
+
+
 def f(y, *args):
     return jnp.sum(y**2)
 
