@@ -86,12 +86,12 @@ def _shape_of_y(problem: Problem) -> tuple[int, ...]:
             told["P"] = objective.P.shape[-1:]
     if isinstance(objective, Separable):
         told |= {"theta": _broadcast(*(leaf.shape for leaf in jax.tree.leaves(objective.theta))) or ()}
-    if isinstance(equality, Affine):
-        told["A"] = equality.A.shape[-1:]
     if isinstance(equality, Sum) and equality.weights is not None:
         told["weights"] = equality.weights.shape
     told |= {"lower": box.lower.shape, "upper": box.upper.shape}
     told = {name: shape for name, shape in told.items() if shape != ()}
+    if not told and isinstance(equality, Affine):
+        told["A"] = equality.A.shape[-1:]  # last, as A acts on a y of any shape, ravelled
     if not told:
         raise ValueError("init is needed here: nothing in the problem tells the shape of y. Pass solve(problem, init)")
     shape = _broadcast(*told.values())

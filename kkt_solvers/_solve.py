@@ -40,6 +40,9 @@ def solve(problem: Problem, init: Any = None, *, solver: Any = None, linear: KKT
     Raises `ValueError` or `TypeError`, naming the argument, for wrong shapes, wrong structure and bad values that
     can be seen; the bad values of traced arrays end in `Status.INVALID`.
 
+    Compiled code is found again for the same functions, shapes and dtypes: outside `jax.jit`, define the functions of
+    a problem once, at module level, rather than a new lambda for each call.
+
     >>> import kkt_solvers as kkt
     >>> problem = kkt.Problem(kkt.Quadratic([1.0, 1.0], [-3.0, 0.0]), kkt.Sum(1.0), kkt.Box(0.0, 2.0))
     >>> solution = kkt.solve(problem)

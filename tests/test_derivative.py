@@ -9,6 +9,7 @@ import pytest
 import references
 import scipy.optimize
 import scipy.sparse as sp
+import scipy.sparse.linalg
 from jax.experimental.sparse import BCOO
 
 import kkt_solvers as kkt
@@ -423,3 +424,114 @@ def test_all_rows_of_a_jacobian_share_one_factorisation(rng):
     # Twice: the second is that of the regularised matrix, in the branch taken where the first shows it is singular.
     for jacobian in (jax.jacrev(primal), jax.jacfwd(primal)):
         assert list(shapes_factorised(jax.make_jaxpr(jacobian)(d["q"]).jaxpr)) == 2 * [(15, 15)]
+
+
+# ---------------------------------------------------------------------------------- independent KKT systems
+def test_against_an_independently_solved_kkt_system(rng):
+    d = data(rng)
+    point, dual = solved_elsewhere(d)
+    held = (dual.lower > 1e-6) | (dual.upper > 1e-6) | (d["l"] == d["u"])
+    E = ~held
+    m, n_free = len(d["b"]), int(E.sum())
+    K = np.block([[d["P"][np.ix_(E, E)], d["A"][:, E].T], [d["A"][:, E], np.zeros((m, m))]])
+    dq, db = rng.normal(size=12), rng.normal(size=m)
+    expected = np.linalg.solve(K, np.concatenate([-dq[E], db]))
+
+    def moved(t):
+        solution = kkt.differentiable(problem_of(d | {"q": d["q"] + t * dq, "b": d["b"] + t * db}), point, dual)
+        return solution.primal[E], solution.dual.equality
+
+    _, (dy, dnu) = jax.jvp(moved, (0.0,), (1.0,))
+    np.testing.assert_allclose(np.concatenate([dy, dnu]), expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
+    assert n_free == 7
+
+
+def plan_entropy(y, theta):
+    cost, size = theta
+    return cost * y + size * y * (jnp.log(y) - 1)
+
+
+def plan_inverse(z, theta):
+    cost, size = theta
+    return jnp.exp((z - cost) / size)
+
+
+def test_separable_with_several_equalities(rng):
+    # Entropic optimal transport: 4 x 5, one of the 9 marginals is redundant. Reference: Sinkhorn's iteration.
+    cost = rng.uniform(size=(4, 5))
+    a, b = np.full(4, 1 / 4), np.full(5, 1 / 5)
+    rows = np.zeros((9, 4, 5))
+    for i in range(4):
+        rows[i, i] = 1
+    for j in range(5):
+        rows[4 + j, :, j] = 1
+    rows = rows.reshape(9, 20)
+
+    def sinkhorn(cost):
+        kernel, u, v = np.exp(-cost / 0.1), np.ones(4), np.ones(5)
+        for _ in range(5000):
+            u = a / (kernel @ v)
+            v = b / (kernel.T @ u)
+        return u[:, None] * kernel * v
+
+    @jax.jit
+    def plan(cost):
+        objective = kkt.Separable(plan_entropy, (cost, 0.1), plan_inverse)
+        problem = kkt.Problem(objective, kkt.Affine(rows, np.concatenate([a, b])), kkt.Box(0.0, np.inf))
+        return kkt.solve(problem)
+
+    solution = plan(cost)
+    assert kkt.Status(int(solution.status)).name == "SOLVED"
+    np.testing.assert_allclose(solution.primal, sinkhorn(cost), atol=1e-9)
+    step, h = rng.normal(size=cost.shape), 1e-4
+    tangent = jax.jvp(lambda c: plan(c).primal, (cost,), (step,))[1]
+    np.testing.assert_allclose(tangent, (sinkhorn(cost + h * step) - sinkhorn(cost - h * step)) / (2 * h), atol=1e-6)
+
+
+def test_sparse_system_of_some_size(rng):
+    n = 3000
+    band = sp.diags([np.full(n - 1, -1.0), np.full(n, 2.5), np.full(n - 1, -1.0)], [-1, 0, 1], format="csr")
+    A = sp.random(300, n, 0.002, random_state=0, format="csr") + sp.eye(300, n, format="csr")
+    q, b = rng.normal(size=n), rng.normal(size=300)
+    K = sp.bmat([[band, A.T], [A, None]], format="csc")
+    y = sp.linalg.spsolve(K, np.concatenate([-q, b]))[:n]
+
+    def value(q, b):
+        return kkt.differentiable(kkt.Problem(kkt.Quadratic(band, q), kkt.Affine(A, b)), y).primal[7]
+
+    assert largest_array(jax.grad(value), q, b) < 400 * n  # nothing n x n
+    gradient = jax.jit(jax.grad(value, argnums=(0, 1)))(q, b)
+    expected = sp.linalg.spsolve(K, np.eye(1, n + 300, 7)[0])
+    np.testing.assert_allclose(gradient[0], -expected[:n], atol=1e-10)
+    np.testing.assert_allclose(gradient[1], expected[n:], atol=1e-10)
+
+
+def test_large_smooth_problem_without_a_matrix(rng):
+    n = 5000
+    c = rng.normal(size=n)
+
+    def cost(y, c):
+        return jnp.sum(jnp.cosh(y - c)) + 0.5 * jnp.sum(jnp.diff(y) ** 2)
+
+    def gradient(y):
+        d = np.diff(y, prepend=y[:1], append=y[-1:])
+        return np.sinh(y - c) + d[:-1] - d[1:]
+
+    def hessian(y):
+        return sp.diags(
+            [-np.ones(n - 1), np.cosh(y - c) + np.r_[1.0, np.full(n - 2, 2.0), 1.0], -np.ones(n - 1)], [-1, 0, 1]
+        )
+
+    one = np.ones((1, n))
+    y, nu = np.zeros(n), 0.0
+    for _ in range(30):  # Newton's method in scipy, for the point
+        K = sp.bmat([[hessian(y), one.T], [one, None]], format="csc")
+        step = sp.linalg.spsolve(K, -np.concatenate([gradient(y) + nu, [y.sum() - 1.0]]))
+        y, nu = y + step[:n], nu + step[n]
+
+    def value(total):
+        return kkt.differentiable(kkt.Problem(cost, kkt.Sum(total), args=(c,)), y).primal[:3]
+
+    expected = sp.linalg.spsolve(K, np.eye(1, n + 1, n)[0])[:3]
+    np.testing.assert_allclose(jax.jit(jax.jacfwd(value))(1.0), expected, rtol=1e-8)
+    assert largest_array(jax.jacfwd(value), 1.0) < 10 * n
