@@ -25,6 +25,7 @@ from kkt_solvers.solvers._equilibrate import equilibrated
 
 _TO_BOUNDARY = 0.99  # the part of the way to the nearest bound that a step may go, at least
 _BACKTRACKS = 30
+_PATIENCE = 25  # iterations without progress
 _INFINITE = 1e15  # bounds beyond this are none
 
 
@@ -41,7 +42,8 @@ class _State(NamedTuple):
     now: _Iterate
     best: _Iterate
     smallest: jax.Array  # the largest KKT residual of the best iterate
-    since: jax.Array  # iterations since it improved
+    mark: jax.Array  # what it was when it last fell by a tenth, and the iterations since
+    since: jax.Array
     claim: jax.Array
     iterations: jax.Array
 
@@ -102,7 +104,7 @@ class InteriorPoint(Solver):
 
 # ------------------------------------------------------------------------------------------- one system
 def _factorised(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array, reg: float) -> tuple[Any, Any]:
-    """`(r, s) -> (dy, dnu)` with `(H + D) dy + A'dnu = r` and `A dy - reg dnu = s`, `dy = 0` where `moves` is zero;
+    """`(r, s) -> (dy, dnu)` with `(H + D) dy + A'dnu = r` and `A dy - delta dnu = s`, `dy = 0` where `moves` is zero;
     and whether the Hessian was positive definite."""
     A = dense(problem.equality.rows(y.size)) * moves
     objective = problem.objective
@@ -138,18 +140,24 @@ def _factorised(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Arr
             return jax.scipy.linalg.solve_triangular(L, v, lower=True, trans=1)
 
     V = whiten(A.T)
-    S = jax.scipy.linalg.cho_factor(V.T @ V + reg * jnp.eye(len(A), dtype=y.dtype), lower=True) if len(A) else None
+    S = V.T @ V
+    pivots = jnp.diag(S)
+    e = jax.lax.rsqrt(jnp.where(pivots > 0, pivots, 1.0))
+    small = float(jnp.finfo(y.dtype).eps) ** 0.8
+    delta = small / (e * e)  # relative to each pivot: these span many orders of magnitude near the end
+    scaled = S * e[:, None] * e + small * jnp.eye(len(A), dtype=y.dtype)
+    factor = jnp.linalg.cholesky(scaled) if len(A) else scaled
 
     def once(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
         w = whiten(r)
-        dnu = jax.scipy.linalg.cho_solve(S, V.T @ w - s) if S is not None else s
+        dnu = e * jax.scipy.linalg.cho_solve((factor, True), e * (V.T @ w - s)) if len(A) else s
         return unwhiten(w - V @ dnu), dnu
 
     def solve(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
         r = moves * r
         dy, dnu = once(r, s)
         for _ in range(2):
-            more = once(r - multiply(dy) - A.T @ dnu, s - A @ dy + reg * dnu)
+            more = once(r - multiply(dy) - A.T @ dnu, s - A @ dy + delta * dnu)
             dy, dnu = dy + more[0], dnu + more[1]
         return dy, dnu
 
@@ -158,12 +166,12 @@ def _factorised(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Arr
 
 # --------------------------------------------------------------------------------------------- the method
 def _start_inside(problem: FlatProblem, init: jax.Array, has: Any) -> _Iterate:
-    """Strictly inside the box, a tenth of its width or a unit away from the bounds; for any objective."""
+    """Strictly inside the box; where `init` is not, a tenth of its width or a unit away from the bound."""
     lower, upper = problem.box.lower, problem.box.upper
     has_lower, has_upper = has
     gap = jnp.minimum(jnp.where(has_lower & has_upper, 0.1 * (upper - lower), 1.0), 1.0)
-    y = jnp.where(has_lower, jnp.maximum(init, lower + gap), init)
-    y = jnp.where(has_upper, jnp.minimum(y, upper - gap), y)
+    y = jnp.where(has_lower & ~(init - lower > 1e-2 * gap), lower + gap, init)
+    y = jnp.where(has_upper & ~(upper - y > 1e-2 * gap), upper - gap, y)
     y = jnp.where(lower == upper, lower, y)
     slope = jnp.max(jnp.abs(problem.objective.gradient(y)), initial=0)
     size = jnp.where(jnp.isfinite(slope), jnp.clip(slope, 1e-3, 1e8), 1.0)
@@ -273,7 +281,8 @@ def _iterate(problem: FlatProblem, init: jax.Array, measure: Any, tol: float, ma
         d = direction(p, solve, rd, rp, low, high)
         ap = jnp.minimum(_longest(p.below, d.below), _longest(p.above, d.above))
         ad = jnp.minimum(_longest(p.zl, d.zl), _longest(p.zu, d.zu))
-        keep = jnp.maximum(_TO_BOUNDARY, 1 - mu)
+        # Near the end a quadratic program may go all the way; another objective's slope may be infinite there.
+        keep = jnp.clip(1 - mu, _TO_BOUNDARY, 1.0) if quadratic else _TO_BOUNDARY
         ap, ad = jnp.minimum(1.0, keep * ap), jnp.minimum(1.0, keep * ad)
         if not linear:
             ap = ad = jnp.minimum(ap, ad)
@@ -284,18 +293,18 @@ def _iterate(problem: FlatProblem, init: jax.Array, measure: Any, tol: float, ma
         largest = measure(following)
         finite = jnp.all(jnp.isfinite(following.y)) & jnp.isfinite(largest)
         better = finite & (largest < state.smallest)
-        progress = finite & (largest < 0.9 * state.smallest)
+        progress = finite & (largest < 0.9 * state.mark)
         claim = jnp.where(convex, Status.MAX_ITERATIONS, Status.INVALID)
         claim = jnp.where(certificate_of_infeasibility(problem, following.nu), Status.PRIMAL_INFEASIBLE, claim)
         if quadratic:
             for ray in (following.y, d.y):
                 claim = jnp.where(ray_of_descent(problem, ray), Status.DUAL_INFEASIBLE, claim)
-        claim = jnp.where(convex & ~finite, Status.NUMERICAL_ERROR, claim)
         return _State(
             jax.tree.map(lambda a, b: jnp.where(finite, a, b), following, p),
             jax.tree.map(lambda a, b: jnp.where(better, a, b), following, state.best),
             jnp.where(better, largest, state.smallest),
-            jnp.where(progress, 0, state.since + 1),
+            jnp.where(progress, largest, state.mark),
+            jnp.where(progress, 0, jnp.where(finite, state.since + 1, _PATIENCE)),
             claim.astype(jnp.int32),
             state.iterations + 1,
         )
@@ -320,7 +329,7 @@ def _iterate(problem: FlatProblem, init: jax.Array, measure: Any, tol: float, ma
     def unfinished(state: _State) -> jax.Array:
         # Past the tolerance a few more iterations are cheap, and tell active bounds from free ones cleanly.
         enough = (state.smallest <= 1e-3 * tol) | ((state.smallest <= tol) & (state.since >= 2))
-        stuck = state.since >= 25
+        stuck = state.since >= _PATIENCE
         return ~enough & ~stuck & (state.claim == Status.MAX_ITERATIONS) & (state.iterations < max_iterations)
 
     first = _start_quadratic(problem, has, moves, reg) if quadratic else _start_inside(problem, init, has)
@@ -328,6 +337,7 @@ def _iterate(problem: FlatProblem, init: jax.Array, measure: Any, tol: float, ma
     start = _State(
         first,
         first,
+        jnp.asarray(jnp.inf, dtype),
         jnp.asarray(jnp.inf, dtype),
         count_from,
         jnp.asarray(Status.MAX_ITERATIONS, jnp.int32),
