@@ -235,8 +235,9 @@ def certify(
 ) -> tuple[Residuals, jax.Array]:
     """The residuals of a point and the status they support, whatever the solver says of itself.
 
-    `converged` is the solver's claim: a boolean, or a `Status` (as an integer array) where the solver has found
-    that there is no solution. A claim of success that the residuals refute by far is a numerical error.
+    `converged` is the solver's claim: a boolean, or a `Status` (as an integer array) where the solver has found that
+    there is no solution, or that the objective is not convex (`INVALID`). A claim of success that the residuals
+    refute by far is a numerical error.
     """
     measured = residuals(problem, y, dual)
     claim = jnp.asarray(converged)
@@ -248,6 +249,7 @@ def certify(
     unsolved = jnp.where(refuted | (claim == Status.NUMERICAL_ERROR), Status.NUMERICAL_ERROR, Status.MAX_ITERATIONS)
     status = jnp.where(largest <= tolerance, Status.SOLVED, unsolved)
     status = jnp.where(finite, status, Status.NUMERICAL_ERROR)
-    no_solution = (claim == Status.PRIMAL_INFEASIBLE) | (claim == Status.DUAL_INFEASIBLE)
+    # A point may satisfy the KKT conditions of a nonconvex problem and be anything but a minimum.
+    no_solution = (claim == Status.INVALID) | (claim == Status.PRIMAL_INFEASIBLE) | (claim == Status.DUAL_INFEASIBLE)
     status = jnp.where(no_solution, claim, status)
     return measured, jnp.where(is_valid(problem), status, Status.INVALID).astype(jnp.int32)

@@ -137,10 +137,6 @@ def _fill(value: Any, y: Any, name: str) -> jax.Array:
 
 
 # ------------------------------------------------------------------------------------------- flattening
-def _example(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), tree)
-
-
 def _theta(objective: Separable, y: Any) -> Any:
     return jax.tree.map(lambda leaf: _fill(cast(leaf, y.dtype), y, "theta"), objective.theta)
 

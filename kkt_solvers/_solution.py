@@ -36,7 +36,8 @@ _MESSAGES = {
     Status.PRIMAL_INFEASIBLE: "no point satisfies the equality constraints and the box; derivatives are NaN",
     Status.DUAL_INFEASIBLE: "the objective is unbounded below on the feasible set; derivatives are NaN",
     Status.INVALID: (
-        "the data are not those of a problem (a NaN, an infinite coefficient, or lower > upper); results are NaN"
+        "the data are not those of a convex problem (a NaN, an infinite coefficient, lower > upper, or an objective "
+        "found not to be convex); results are NaN"
     ),
     Status.NUMERICAL_ERROR: (
         "the point is not finite or is far from satisfying the KKT conditions; derivatives are NaN. Check that the "

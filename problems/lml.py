@@ -1,4 +1,4 @@
-"""The limited multi-label projection of Amos, Koltun & Kolter (arXiv:1906.08707).
+"""The limited multi-label projection [amos2019].
 
     min_y  -x'y - H_b(y)    s.t.  1'y = k,   0 < y < 1,
 

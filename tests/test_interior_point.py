@@ -123,6 +123,11 @@ def test_unbounded_and_infeasible(x64):
     assert name(kkt.solve(kkt.Problem(kkt.Quadratic(np.eye(3), np.ones(3)), apart))) == "PRIMAL_INFEASIBLE"
 
 
+def test_nonconvex_objectives_are_not_called_solved(x64):
+    saddle = kkt.Quadratic([[1.0, 0.0], [0.0, -5.0]], [0.0, 0.3])
+    assert name(kkt.solve(kkt.Problem(saddle, kkt.Sum(0.1)))) == "INVALID"
+
+
 def test_dependent_rows_fixed_variables_and_no_constraints(x64, rng):
     A = np.array([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [1e6, 1e6, 1e6], [0.0, 0.0, 0.0]])
     problem = kkt.Problem(kkt.Quadratic(np.eye(3), [0.0, 1.0, 2.0]), kkt.Affine(A, A @ [1.0, 0.0, 0.5]))

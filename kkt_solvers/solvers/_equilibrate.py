@@ -20,8 +20,8 @@ def equilibrated(
     """The problem in `v = y / d`, rows times `e` and objective times `c`; the way there for `y`, and the way back for
     an iterate with fields `y`, `nu`, `zl` and `zu`.
 
-    Ruiz's iteration on `[[P, A'], [A, 0]]`, and `c` from the sizes of `P` and `q`. Of an objective that is not
-    quadratic only the rows of the equality are scaled.
+    Ruiz's iteration [ruiz2001] on `[[P, A'], [A, 0]]`, and `c` from the sizes of `P` and `q`. Of an objective that is
+    not quadratic only the rows of the equality are scaled.
     """
     objective, shape = problem.objective, problem.equality.target.shape
     n = init.size

@@ -105,7 +105,7 @@ class InteriorPoint(Solver):
 # ------------------------------------------------------------------------------------------- one system
 def _factorised(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array, reg: float) -> tuple[Any, Any]:
     """`(r, s) -> (dy, dnu)` with `(H + D) dy + A'dnu = r` and `A dy - delta dnu = s`, `dy = 0` where `moves` is zero;
-    and whether the Hessian was positive definite."""
+    and whether the Hessian, if finite, is positive definite."""
     A = dense(problem.equality.rows(y.size)) * moves
     objective = problem.objective
     diagonal = isinstance(objective, Separable) or (
@@ -115,7 +115,7 @@ def _factorised(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Arr
     D = jnp.where(moves > 0, D + reg, 1.0)
     if diagonal:
         h = moves * diagonal_curvature(problem, y) + D
-        good = jnp.all(h > 0)
+        good = ~jnp.any(h <= 0)
         root = jnp.sqrt(jnp.where(h > 0, h, 1.0))
 
         def multiply(v: jax.Array) -> jax.Array:
@@ -128,7 +128,7 @@ def _factorised(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Arr
     else:
         H = dense_hessian(problem, y) * moves[:, None] * moves[None, :] + jnp.diag(D)
         L = jnp.linalg.cholesky(H)
-        good = jnp.all(jnp.isfinite(jnp.diag(L)))
+        good = jnp.all(jnp.isfinite(jnp.diag(L))) | ~jnp.all(jnp.isfinite(H))
 
         def multiply(v: jax.Array) -> jax.Array:
             return H @ v
@@ -294,7 +294,8 @@ def _iterate(problem: FlatProblem, init: jax.Array, measure: Any, tol: float, ma
         finite = jnp.all(jnp.isfinite(following.y)) & jnp.isfinite(largest)
         better = finite & (largest < state.smallest)
         progress = finite & (largest < 0.9 * state.mark)
-        claim = jnp.where(convex, Status.MAX_ITERATIONS, Status.INVALID)
+        # Once the problem is solved a failed factorisation is but rounding.
+        claim = jnp.where(convex | (state.smallest <= tol), Status.MAX_ITERATIONS, Status.INVALID)
         claim = jnp.where(certificate_of_infeasibility(problem, following.nu), Status.PRIMAL_INFEASIBLE, claim)
         if quadratic:
             for ray in (following.y, d.y):

@@ -31,6 +31,8 @@ class MirrorDescent(Solver):
         max_iterations: steps in all rounds together.
         stepsize: of the first round.
         round_iterations: steps in a round.
+
+    Source: [beck2003].
     """
 
     tol: float | None = None

@@ -36,6 +36,8 @@ class ProjectedGradient(Solver):
         acceleration: Nesterov's extrapolation (FISTA). It can leave the box, and so the domain of an objective like
             a logarithm; then switch it off. It is never used for separable objectives, which do not need it.
         round_iterations: gradient steps in a round.
+
+    Source: [beck2009] for the acceleration.
     """
 
     tol: float | None = None
