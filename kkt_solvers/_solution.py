@@ -57,12 +57,14 @@ class Dual:
     """The multipliers in `L = f(y) + nu'(A y - b) - zl'(y - l) + zu'(y - u)`, with `zl, zu >= 0`.
 
     Fields: `equality` is `nu`, like `b` (or like the residual of an equality given as a function; `None` without
-    equality); `lower` and `upper` are `zl` and `zu`, like `y`. So `d f* / d b = -nu`.
+    equality); `lower` and `upper` are `zl` and `zu`, like `y`. So `d f* / d b = -nu`. `inequality` is `None` but for
+    `solve_qp`.
     """
 
     equality: Any
     lower: Any
     upper: Any
+    inequality: Any = None
 
 
 @pytree()

@@ -40,6 +40,7 @@ def solve(problem: Problem, init: Any = None, *, solver: Any = None, linear: KKT
     Raises `ValueError` or `TypeError`, naming the argument, for wrong shapes, wrong structure and bad values that
     can be seen; the bad values of traced arrays end in `Status.INVALID`.
 
+    A sparse matrix has integer leaves, its indices: differentiate such a problem with `jax.grad(..., allow_int=True)`.
     Compiled code is found again for the same functions, shapes and dtypes: outside `jax.jit`, define the functions of
     a problem once, at module level, rather than a new lambda for each call.
 

@@ -1,0 +1,123 @@
+"""Quadratic programs with general inequalities, in the argument order people know."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.sparse import BCOO
+
+from kkt_solvers._arrays import Matrix, cast, dense, float_dtype, floating, matrix
+from kkt_solvers._objectives import Quadratic
+from kkt_solvers._problem import Affine, Box, Problem
+from kkt_solvers._solution import Dual, Solution
+from kkt_solvers._solve import solve
+
+
+def solve_qp(
+    P: Any,
+    q: Any,
+    G: Any = None,
+    h: Any = None,
+    A: Any = None,
+    b: Any = None,
+    lb: Any = None,
+    ub: Any = None,
+    *,
+    solver: Any = None,
+) -> Solution:
+    """Solve `min x'Px/2 + q'x  s.t.  G x <= h,  A x = b,  lb <= x <= ub`.
+
+    Arguments:
+        P: `(n, n)`, positive semidefinite, or `None` for a linear program.
+        q: `(n,)`.
+        G, h: `(p, n)` and `(p,)`, or `None`. Entries of `h` may be infinite: no constraint.
+        A, b: `(m, n)` and `(m,)`, or `None`.
+        lb, ub: scalars or `(n,)`, or `None`; may be infinite.
+        solver: as for `solve`.
+
+    Matrices are arrays, scipy.sparse matrices or `BCOO`; all are differentiable.
+
+    Returns a `Solution` whose `primal` is x and whose `dual` has `inequality` too, the multipliers of `G x <= h`: in
+    `L = f + inequality'(G x - h) + equality'(A x - b) - lower'(x - lb) + upper'(x - ub)` all but `equality` are
+    nonnegative. The inequalities become equalities with slack variables `s = h - G x >= 0`; `residuals` are those of
+    that problem.
+
+    Raises `ValueError` for wrong shapes and for one of `G, h` or `A, b` without the other.
+
+    >>> import kkt_solvers as kkt
+    >>> solution = kkt.solve_qp([[2.0, 0.0], [0.0, 2.0]], [-2.0, -6.0], [[1.0, 1.0]], [2.0], lb=0.0)
+    >>> solution.primal.tolist(), solution.dual.inequality.tolist()
+    ([0.00, 2.00], [2.00])
+    """
+    q = floating(q, "q")
+    if q.ndim != 1:
+        raise ValueError(f"q must be a vector, got shape {q.shape}; batches go through jax.vmap")
+    n = q.size
+    P = None if P is None else matrix(P, "P")
+    if P is not None and P.shape != (n, n):
+        raise ValueError(f"P must have shape ({n}, {n}) to go with q, got {P.shape}")
+    G, h = _rows(G, h, n, "G", "h")
+    A, b = _rows(A, b, n, "A", "b")
+    lower = _bound(lb, -jnp.inf, n, "lb")
+    upper = _bound(ub, jnp.inf, n, "ub")
+    dtype = float_dtype(P, q, G, h, A, b, lower, upper)
+    P, q, G, h, A, b, lower, upper = cast((P, q, G, h, A, b, lower, upper), dtype)
+
+    p, m = h.size, b.size
+    # An infinite h is no constraint: its slack is free.
+    no_constraint = h == jnp.inf
+    h, least = jnp.where(no_constraint, 0.0, h), jnp.where(no_constraint, -jnp.inf, 0.0).astype(dtype)
+    sparse = any(isinstance(M, BCOO) for M in (P, G, A))
+    if p == 0:
+        rows, target, hessian, slope = A, b, P, q
+    else:
+        identity = jnp.arange(p)
+        eye = BCOO((jnp.ones(p, dtype), jnp.stack([identity, identity], 1)), shape=(p, p))
+        blocks = [(A, 0, 0), (G, m, 0), (eye, m, n)]
+        rows, target = _assembled(blocks, (m + p, n + p), sparse), jnp.concatenate([b, h])
+        hessian = None if P is None else _assembled([(P, 0, 0)], (n + p, n + p), sparse)
+        slope = jnp.concatenate([q, jnp.zeros(p, dtype)])
+        lower = jnp.concatenate([lower, least])
+        upper = jnp.concatenate([upper, jnp.full(p, jnp.inf, dtype)])
+    equality = Affine(rows, target) if m + p else None
+    solution = solve(Problem(Quadratic(hessian, slope), equality, Box(lower, upper)), solver=solver)
+    nu = jnp.zeros(0, dtype) if equality is None else solution.dual.equality
+    dual = Dual(nu[:m], solution.dual.lower[:n], solution.dual.upper[:n], nu[m:])
+    return Solution(
+        solution.primal[:n], dual, solution.objective, solution.status, solution.residuals, solution.iterations
+    )
+
+
+def _rows(M: Any, right: Any, n: int, M_name: str, right_name: str) -> tuple[Matrix, jax.Array]:
+    if (M is None) != (right is None):
+        raise ValueError(f"{M_name} and {right_name} go together: pass both or neither")
+    if M is None:
+        return jnp.zeros((0, n)), jnp.zeros(0)
+    M, right = matrix(M, M_name), floating(right, right_name)
+    if M.ndim != 2 or M.shape[1] != n:
+        raise ValueError(f"{M_name} must have shape (rows, {n}) to go with q, got {M.shape}")
+    if right.shape != M.shape[:1]:
+        raise ValueError(f"{right_name} must have shape ({M.shape[0]},) to go with {M_name}, got {right.shape}")
+    return M, right
+
+
+def _bound(value: Any, default: float, n: int, name: str) -> jax.Array:
+    bound = floating(default if value is None else value, name)
+    if bound.shape not in ((), (n,)):
+        raise ValueError(f"{name} must be a scalar or have shape ({n},), got {bound.shape}")
+    return jnp.broadcast_to(bound, (n,))
+
+
+def _assembled(blocks: list[tuple[Matrix, int, int]], shape: tuple[int, int], sparse: bool) -> Matrix:
+    """A matrix from blocks and the row and column where each begins."""
+    if not sparse:
+        whole = jnp.zeros(shape, blocks[0][0].dtype)
+        for block, row, column in blocks:
+            whole = jax.lax.dynamic_update_slice(whole, dense(block), (row, column))
+        return whole
+    parts = [
+        (block if isinstance(block, BCOO) else BCOO.fromdense(block), row, column) for block, row, column in blocks
+    ]
+    data = jnp.concatenate([block.data for block, _, _ in parts])
+    indices = jnp.concatenate([block.indices + jnp.asarray([row, column]) for block, row, column in parts])
+    return BCOO((data, indices), shape=shape)
