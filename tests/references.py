@@ -12,7 +12,7 @@ def lml(x, k):
     order = np.argsort(-x, kind="stable")
     top = np.zeros(n, bool)
     top[order[: int(k)]] = True  # for a whole k: sum y = k  <=>  sum of the rest's y = sum of the top's 1 - y
-    for _ in range(200):
+    for _ in range(100):
         nu = (low + high) / 2
         t = x - nu
         if k == int(k):

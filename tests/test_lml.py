@@ -39,7 +39,7 @@ def _scores(kind, n, rng):
 def test_value_and_gradient(kind, n, dtype, rng):
     bound = {"float64": 1e-9, "float32": 1e-5}[dtype.name]
     x, g = _scores(kind, n, rng).astype(dtype), rng.normal(size=n).astype(dtype)
-    for k in (1,) if kind != "normal" else (1, n // 2, n - 1, 0.3):
+    for k in (1,) if kind != "normal" else (1, n // 2, n - 1, 0.3)[: 2 if n > 1000 else 4]:
         y, dx, dk = _value_and_gradient(jnp.asarray(x), jnp.asarray(k, dtype), jnp.asarray(g))
         assert y.dtype == dx.dtype == dtype
         k = float(dtype.type(k))
