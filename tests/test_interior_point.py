@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
-from test_derivative import clarabel_qp, data, problem_of
+from test_derivative import clarabel_qp, data, largest_array, problem_of
 
 import kkt_solvers as kkt
 
@@ -143,6 +143,32 @@ def test_dependent_rows_fixed_variables_and_no_constraints(x64, rng):
         solver=kkt.InteriorPoint(),
     )
     assert name(all_fixed) == "SOLVED"
+
+
+def test_low_rank_covariance_is_never_formed(rng, x64):
+    # A long-only portfolio of a factor model; the reference is the same problem with its matrix written out.
+    def portfolio(n, P, mean):
+        return kkt.Problem(kkt.Quadratic(P, -mean), kkt.Sum(1.0), kkt.Box(0.0, 0.1))
+
+    n, r = 60, 4
+    diagonal, V, mean = rng.uniform(0.1, 0.3, size=n), rng.normal(size=(n, r)) / 5, rng.normal(size=n) / 10
+    low_rank = kkt.solve(portfolio(n, kkt.LowRank(diagonal, V), mean))
+    written_out = kkt.solve(portfolio(n, np.diag(diagonal) + V @ V.T, mean))
+    assert name(low_rank) == name(written_out) == "SOLVED"
+    np.testing.assert_allclose(low_rank.primal, written_out.primal, atol=1e-9)
+
+    n = 5000
+    P = kkt.LowRank(rng.uniform(0.1, 0.3, size=n), rng.normal(size=(n, 20)) / 5)
+
+    def value(mean):
+        solution = kkt.solve(portfolio(n, P, mean))
+        return solution.primal[0], solution.status
+
+    mean = rng.normal(size=n) / 10
+    assert largest_array(jax.grad(value, has_aux=True), mean) <= 20 * n
+    gradient, status = jax.jit(jax.grad(value, has_aux=True))(mean)
+    assert kkt.Status(int(status)).name == "SOLVED"
+    assert np.isfinite(gradient).all()
 
 
 def test_float32(rng):

@@ -16,8 +16,8 @@ from kkt_solvers._conditions import (
     reduced_gradient,
     residuals,
 )
-from kkt_solvers._linear import DenseKKT, dense_hessian, diagonal_curvature
-from kkt_solvers._objectives import Quadratic, Separable
+from kkt_solvers._linear import choose, dense_hessian, diagonal_curvature
+from kkt_solvers._objectives import LowRank, Quadratic, Separable
 from kkt_solvers._problem import FlatProblem
 from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver
@@ -56,9 +56,10 @@ class InteriorPoint(Solver):
     iterates stay strictly inside the box, so an objective need only be finite there. The equality need not hold
     before the end. Quadratic objectives: Mehrotra's predictor and corrector. Others: backtracking on the norm of the
     relaxed conditions, inside the domain of the objective. A Cholesky factorisation of `H + D` and one of the Schur
-    complement `A (H + D)^{-1} A'` in every iteration (a diagonal `H` costs only the latter), both regularised as a
-    proximal point method, so that dependent rows and flat objectives do no harm. The active set of the last iterate
-    is then solved for exactly, and kept if that is better: so multipliers of free coordinates are zero.
+    complement `A (H + D)^{-1} A'` in every iteration (a diagonal or low-rank `H` costs only the latter), both
+    regularised as a proximal point method, so that dependent rows and flat objectives do no harm. The active set of
+    the last iterate is then solved for exactly, and kept if that is better: so multipliers of free coordinates are
+    zero.
 
     For high accuracy on problems up to a few thousand variables. A separable objective with one equality is better
     served by `DualBisection`.
@@ -103,55 +104,48 @@ class InteriorPoint(Solver):
 
 
 # ------------------------------------------------------------------------------------------- one system
-def _factorised(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array, reg: float) -> tuple[Any, Any]:
-    """`(r, s) -> (dy, dnu)` with `(H + D) dy + A'dnu = r` and `A dy - delta dnu = s`, `dy = 0` where `moves` is zero;
-    and whether the Hessian, if finite, is positive definite."""
-    A = dense(problem.equality.rows(y.size)) * moves
+def _inverse(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array) -> tuple[Any, Any, Any]:
+    """`v -> K^{-1} v` and `v -> K v` for `K = H + diag(D)` on the coordinates that move and the identity on the others,
+    and whether the Hessian `H`, if finite, is positive definite with `D`. By the structure of `H`: diagonal, low-rank
+    or dense."""
     objective = problem.objective
-    diagonal = isinstance(objective, Separable) or (
-        isinstance(objective, Quadratic)
-        and (objective.P is None or (isinstance(objective.P, jax.Array) and objective.P.ndim == 1))
-    )
-    D = jnp.where(moves > 0, D + reg, 1.0)
-    if diagonal:
+    P = objective.P if isinstance(objective, Quadratic) else None
+    if isinstance(P, LowRank):
+        h, V = moves * P.diagonal + D, moves[:, None] * P.factor
+        core = jax.scipy.linalg.cho_factor(jnp.eye(V.shape[1], dtype=y.dtype) + V.T @ (V / h[:, None]), lower=True)
+
+        def invert_low_rank(v: jax.Array) -> jax.Array:
+            v = v / h
+            return v - V @ jax.scipy.linalg.cho_solve(core, V.T @ v) / h
+
+        return invert_low_rank, lambda v: h * v + V @ (V.T @ v), ~jnp.any(h <= 0)
+    if isinstance(objective, Separable) or (isinstance(objective, Quadratic) and (P is None or P.ndim == 1)):
         h = moves * diagonal_curvature(problem, y) + D
         good = ~jnp.any(h <= 0)
-        root = jnp.sqrt(jnp.where(h > 0, h, 1.0))
+        h = jnp.where(h > 0, h, 1.0)
+        return lambda v: v / h, lambda v: h * v, good
+    H = dense_hessian(problem, y) * moves[:, None] * moves[None, :] + jnp.diag(D)
+    factor = jnp.linalg.cholesky(H)
+    good = jnp.all(jnp.isfinite(jnp.diag(factor))) | ~jnp.all(jnp.isfinite(H))
+    return lambda v: jax.scipy.linalg.cho_solve((factor, True), v), lambda v: H @ v, good
 
-        def multiply(v: jax.Array) -> jax.Array:
-            return h * v
 
-        def whiten(v: jax.Array) -> jax.Array:
-            return (v.T / root).T
-
-        unwhiten = whiten
-    else:
-        H = dense_hessian(problem, y) * moves[:, None] * moves[None, :] + jnp.diag(D)
-        L = jnp.linalg.cholesky(H)
-        good = jnp.all(jnp.isfinite(jnp.diag(L))) | ~jnp.all(jnp.isfinite(H))
-
-        def multiply(v: jax.Array) -> jax.Array:
-            return H @ v
-
-        def whiten(v: jax.Array) -> jax.Array:
-            return jax.scipy.linalg.solve_triangular(L, v, lower=True)
-
-        def unwhiten(v: jax.Array) -> jax.Array:
-            return jax.scipy.linalg.solve_triangular(L, v, lower=True, trans=1)
-
-    V = whiten(A.T)
-    S = V.T @ V
+def _factorised(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array, reg: float) -> tuple[Any, Any]:
+    """`(r, s) -> (dy, dnu)` with `(H + D) dy + A'dnu = r` and `A dy - delta dnu = s`, `dy = 0` where `moves` is zero;
+    and whether the objective is convex."""
+    A = dense(problem.equality.rows(y.size)) * moves
+    invert, multiply, convex = _inverse(problem, y, jnp.where(moves > 0, D + reg, 1.0), moves)
+    S = A @ jax.vmap(invert, 1, 1)(A.T)
     pivots = jnp.diag(S)
     e = jax.lax.rsqrt(jnp.where(pivots > 0, pivots, 1.0))
     small = float(jnp.finfo(y.dtype).eps) ** 0.8
     delta = small / (e * e)  # relative to each pivot: these span many orders of magnitude near the end
-    scaled = S * e[:, None] * e + small * jnp.eye(len(A), dtype=y.dtype)
+    scaled = 0.5 * (S + S.T) * e[:, None] * e + small * jnp.eye(len(A), dtype=y.dtype)
     factor = jnp.linalg.cholesky(scaled) if len(A) else scaled
 
     def once(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
-        w = whiten(r)
-        dnu = e * jax.scipy.linalg.cho_solve((factor, True), e * (V.T @ w - s)) if len(A) else s
-        return unwhiten(w - V @ dnu), dnu
+        dnu = e * jax.scipy.linalg.cho_solve((factor, True), e * (A @ invert(r) - s)) if len(A) else s
+        return invert(r - A.T @ dnu), dnu
 
     def solve(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
         r = moves * r
@@ -161,7 +155,7 @@ def _factorised(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Arr
             dy, dnu = dy + more[0], dnu + more[1]
         return dy, dnu
 
-    return solve, good
+    return solve, convex
 
 
 # --------------------------------------------------------------------------------------------- the method
@@ -358,7 +352,7 @@ def _polished(problem: FlatProblem, y: jax.Array, dual: Dual, smallest: jax.Arra
     nu = dual.equality
     gradient = problem.objective.gradient(start) + problem.equality.adjoint(nu)
     right = -gradient, problem.equality.target - problem.equality.product(start)
-    dy, dnu = DenseKKT().solve(problem, start, mask, right)
+    dy, dnu = choose(problem).solve(problem, start, mask, right)
     candidate = jnp.clip(start + mask * dy, lower, upper)
     new_dual = Dual(nu + dnu, *bound_multipliers(problem, candidate, nu + dnu))
     largest = residuals(problem, candidate, new_dual).largest
