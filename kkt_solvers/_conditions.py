@@ -249,7 +249,8 @@ def certify(
     unsolved = jnp.where(refuted | (claim == Status.NUMERICAL_ERROR), Status.NUMERICAL_ERROR, Status.MAX_ITERATIONS)
     status = jnp.where(largest <= tolerance, Status.SOLVED, unsolved)
     status = jnp.where(finite, status, Status.NUMERICAL_ERROR)
-    # A point may satisfy the KKT conditions of a nonconvex problem and be anything but a minimum.
-    no_solution = (claim == Status.INVALID) | (claim == Status.PRIMAL_INFEASIBLE) | (claim == Status.DUAL_INFEASIBLE)
-    status = jnp.where(no_solution, claim, status)
+    # A point with small residuals refutes a claim that there is none; but one that satisfies the KKT conditions of a
+    # nonconvex problem may be anything but a minimum.
+    none = (claim == Status.PRIMAL_INFEASIBLE) | (claim == Status.DUAL_INFEASIBLE)
+    status = jnp.where((none & (status != Status.SOLVED)) | (claim == Status.INVALID), claim, status)
     return measured, jnp.where(is_valid(problem), status, Status.INVALID).astype(jnp.int32)

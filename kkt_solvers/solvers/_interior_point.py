@@ -104,48 +104,82 @@ class InteriorPoint(Solver):
 
 
 # ------------------------------------------------------------------------------------------- one system
-def _inverse(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array) -> tuple[Any, Any, Any]:
-    """`v -> K^{-1} v` and `v -> K v` for `K = H + diag(D)` on the coordinates that move and the identity on the others,
-    and whether the Hessian `H`, if finite, is positive definite with `D`. By the structure of `H`: diagonal, low-rank
-    or dense."""
+def _is_convex(objective: Any, reg: float) -> jax.Array:
+    """Whether the matrix of an equilibrated quadratic objective is positive semidefinite up to rounding. Others are
+    taken at the user's word."""
+    P = objective.P if isinstance(objective, Quadratic) else None
+    if P is None or isinstance(P, LowRank):
+        return jnp.ones((), bool)
+    P = dense(P)
+    if P.ndim == 1:
+        return jnp.min(P, initial=0) >= -10 * reg
+    factor = jnp.linalg.cholesky(P + 10 * reg * jnp.eye(len(P), dtype=P.dtype))
+    return jnp.all(jnp.isfinite(jnp.diag(factor))) | ~jnp.all(jnp.isfinite(P))
+
+
+def _parts_of_inverse(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array) -> tuple[Any, Any, Any, Any]:
+    """For `K = H + diag(D)` on the coordinates that move and the identity on the others: maps `W, M, U` with
+    `K^{-1} = U M W`, and `v -> K v`. Where the structure of `H` allows, `M` is the identity and `U = W'`, so that
+    `A K^{-1} A'` is formed as a square."""
     objective = problem.objective
     P = objective.P if isinstance(objective, Quadratic) else None
     if isinstance(P, LowRank):
-        h, V = moves * P.diagonal + D, moves[:, None] * P.factor
-        core = jax.scipy.linalg.cho_factor(jnp.eye(V.shape[1], dtype=y.dtype) + V.T @ (V / h[:, None]), lower=True)
+        d, V = moves * P.diagonal + D, moves[:, None] * P.factor
+        core = jax.scipy.linalg.cho_factor(jnp.eye(V.shape[1], dtype=y.dtype) + V.T @ (V / d[:, None]), lower=True)
 
-        def invert_low_rank(v: jax.Array) -> jax.Array:
-            v = v / h
-            return v - V @ jax.scipy.linalg.cho_solve(core, V.T @ v) / h
+        def invert(v: jax.Array) -> jax.Array:
+            v = (v.T / d).T
+            return v - ((V @ jax.scipy.linalg.cho_solve(core, V.T @ v)).T / d).T
 
-        return invert_low_rank, lambda v: h * v + V @ (V.T @ v), ~jnp.any(h <= 0)
+        return _same, invert, _same, lambda v: d * v + V @ (V.T @ v)
     if isinstance(objective, Separable) or (isinstance(objective, Quadratic) and (P is None or P.ndim == 1)):
         h = moves * diagonal_curvature(problem, y) + D
-        good = ~jnp.any(h <= 0)
-        h = jnp.where(h > 0, h, 1.0)
-        return lambda v: v / h, lambda v: h * v, good
+        root = jnp.sqrt(h)
+
+        def divide(v: jax.Array) -> jax.Array:
+            return (v.T / root).T
+
+        return divide, _same, divide, lambda v: h * v
     H = dense_hessian(problem, y) * moves[:, None] * moves[None, :] + jnp.diag(D)
-    factor = jnp.linalg.cholesky(H)
-    good = jnp.all(jnp.isfinite(jnp.diag(factor))) | ~jnp.all(jnp.isfinite(H))
-    return lambda v: jax.scipy.linalg.cho_solve((factor, True), v), lambda v: H @ v, good
+    L = jnp.linalg.cholesky(H)
+
+    def whiten(v: jax.Array) -> jax.Array:
+        return jax.scipy.linalg.solve_triangular(L, v, lower=True)
+
+    def unwhiten(v: jax.Array) -> jax.Array:
+        return jax.scipy.linalg.solve_triangular(L, v, lower=True, trans=1)
+
+    return whiten, _same, unwhiten, lambda v: H @ v
 
 
-def _factorised(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array, reg: float) -> tuple[Any, Any]:
-    """`(r, s) -> (dy, dnu)` with `(H + D) dy + A'dnu = r` and `A dy - delta dnu = s`, `dy = 0` where `moves` is zero;
-    and whether the objective is convex."""
+def _same(v: jax.Array) -> jax.Array:
+    return v
+
+
+def _factorised(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array, reg: float) -> Any:
+    """`(r, s) -> (dy, dnu)` with `(H + D) dy + A'dnu = r` and `A dy - delta dnu = s`; no step where `moves` is zero."""
     A = dense(problem.equality.rows(y.size)) * moves
-    invert, multiply, convex = _inverse(problem, y, jnp.where(moves > 0, D + reg, 1.0), moves)
-    S = A @ jax.vmap(invert, 1, 1)(A.T)
+    whiten, middle, unwhiten, multiply = _parts_of_inverse(problem, y, jnp.where(moves > 0, D + reg, 1.0), moves)
+    V = whiten(A.T)
+    S = V.T @ middle(V)
+    # The proximal term is to be as small as rounding allows: it slows the approach to A y = b. Only where the
+    # factorisation fails (dependent rows, near the end) does it grow with the pivots.
     pivots = jnp.diag(S)
-    e = jax.lax.rsqrt(jnp.where(pivots > 0, pivots, 1.0))
-    small = float(jnp.finfo(y.dtype).eps) ** 0.8
-    delta = small / (e * e)  # relative to each pivot: these span many orders of magnitude near the end
-    scaled = 0.5 * (S + S.T) * e[:, None] * e + small * jnp.eye(len(A), dtype=y.dtype)
-    factor = jnp.linalg.cholesky(scaled) if len(A) else scaled
+    e = jax.lax.rsqrt(pivots + reg)
+    scaled, least, more = S * e[:, None] * e, jnp.full_like(e, reg), 16 * float(jnp.finfo(y.dtype).eps) * pivots
+
+    def cholesky(delta: jax.Array) -> jax.Array:
+        return jnp.linalg.cholesky(scaled + jnp.diag(delta * e * e)) if len(A) else scaled
+
+    factor = cholesky(least)
+    good = jnp.all(jnp.isfinite(jnp.diag(factor)))
+    delta = jnp.where(good, least, least + more)
+    factor = jax.lax.cond(good, lambda: factor, lambda: cholesky(delta))
 
     def once(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
-        dnu = e * jax.scipy.linalg.cho_solve((factor, True), e * (A @ invert(r) - s)) if len(A) else s
-        return invert(r - A.T @ dnu), dnu
+        w = whiten(r)
+        dnu = e * jax.scipy.linalg.cho_solve((factor, True), e * (V.T @ middle(w) - s)) if len(A) else s
+        return unwhiten(middle(w - V @ dnu)), dnu
 
     def solve(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
         r = moves * r
@@ -155,7 +189,7 @@ def _factorised(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Arr
             dy, dnu = dy + more[0], dnu + more[1]
         return dy, dnu
 
-    return solve, convex
+    return solve
 
 
 # --------------------------------------------------------------------------------------------- the method
@@ -180,7 +214,7 @@ def _start_quadratic(problem: FlatProblem, has: Any, moves: jax.Array, reg: floa
     lower, upper = problem.box.lower, problem.box.upper
     objective, equality = problem.objective, problem.equality
     y = jnp.where(moves > 0, 0.0, lower)
-    solve, _ = _factorised(problem, y, jnp.ones_like(y), moves, reg)
+    solve = _factorised(problem, y, jnp.ones_like(y), moves, reg)
     target = jnp.ravel(equality.target - equality.product(y))
     dy, nu = solve(-objective.gradient(y), target)
     y = y + moves * dy
@@ -258,7 +292,7 @@ def _iterate(problem: FlatProblem, init: jax.Array, measure: Any, tol: float, ma
         mu = gap(p)
         rd, rp = conditions(p)
         D = p.zl / p.below + p.zu / p.above
-        solve, convex = _factorised(problem, p.y, D, moves, reg)
+        solve = _factorised(problem, p.y, D, moves, reg)
         affine = direction(p, solve, rd, rp, -p.below * p.zl, -p.above * p.zu)
         ap = jnp.minimum(_longest(p.below, affine.below), _longest(p.above, affine.above))
         ad = jnp.minimum(_longest(p.zl, affine.zl), _longest(p.zu, affine.zu))
@@ -288,9 +322,8 @@ def _iterate(problem: FlatProblem, init: jax.Array, measure: Any, tol: float, ma
         finite = jnp.all(jnp.isfinite(following.y)) & jnp.isfinite(largest)
         better = finite & (largest < state.smallest)
         progress = finite & (largest < 0.9 * state.mark)
-        # Once the problem is solved a failed factorisation is but rounding.
-        claim = jnp.where(convex | (state.smallest <= tol), Status.MAX_ITERATIONS, Status.INVALID)
-        claim = jnp.where(certificate_of_infeasibility(problem, following.nu), Status.PRIMAL_INFEASIBLE, claim)
+        infeasible = certificate_of_infeasibility(problem, following.nu)
+        claim = jnp.where(infeasible, Status.PRIMAL_INFEASIBLE, Status.MAX_ITERATIONS)
         if quadratic:
             for ray in (following.y, d.y):
                 claim = jnp.where(ray_of_descent(problem, ray), Status.DUAL_INFEASIBLE, claim)
@@ -335,7 +368,7 @@ def _iterate(problem: FlatProblem, init: jax.Array, measure: Any, tol: float, ma
         jnp.asarray(jnp.inf, dtype),
         jnp.asarray(jnp.inf, dtype),
         count_from,
-        jnp.asarray(Status.MAX_ITERATIONS, jnp.int32),
+        jnp.where(_is_convex(objective, reg), Status.MAX_ITERATIONS, Status.INVALID).astype(jnp.int32),
         count_from,
     )
     return jax.lax.while_loop(unfinished, step, start)
