@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.sparse import BCOO
 
 from kkt_solvers._arrays import dense
 from kkt_solvers._elementwise import minimise_elementwise
@@ -190,20 +191,39 @@ def certificate_of_infeasibility(problem: FlatProblem, nu: jax.Array) -> jax.Arr
     """Whether `nu` proves that no point of the box satisfies the equality (Farkas): `nu'(A y - b) > 0` on all of it.
 
     With `w = A'nu` the smallest value over the box is `sum_i w_i (l_i or u_i) - b'nu`; where that bound is infinite
-    `w_i` must vanish, relative to the terms that cancel in it.
+    `w_i` must vanish, up to rounding.
     """
-    box, equality = problem.box, problem.equality
-    tol = jnp.sqrt(jnp.finfo(box.lower.dtype).eps)
-    nu = nu / jnp.maximum(_norm(nu), jnp.finfo(box.lower.dtype).tiny)
-    w, size = adjoint(problem, nu), _absolute(equality).adjoint(jnp.abs(nu)) + jnp.zeros_like(box.lower)
+    box, target = problem.box, jnp.ravel(problem.equality.target)
+    nu = jnp.ravel(nu)
+    w = adjoint(problem, nu.reshape(problem.equality.target.shape))
     bound = jnp.where(w > 0, box.lower, box.upper)
-    vanishes = jnp.abs(w) <= tol * 1e-2 * (1 + size)
-    possible = jnp.all(jnp.isfinite(bound) | vanishes)
     terms = jnp.where(jnp.isfinite(bound) & (w != 0), w * jnp.where(jnp.isfinite(bound), bound, 0), 0.0)
-    right = jnp.ravel(equality.target) * jnp.ravel(nu)
-    value = jnp.sum(terms) - jnp.sum(right)
-    scale = jnp.sum(jnp.abs(terms)) + jnp.sum(jnp.abs(right))
-    return possible & (value > tol * scale) & (scale > 0) & jnp.all(jnp.isfinite(nu))
+    value = jnp.sum(terms) - jnp.vdot(target, nu)
+    scale = jnp.sum(jnp.abs(terms)) + jnp.vdot(jnp.abs(target), jnp.abs(nu))
+    possible = jnp.all(jnp.isfinite(bound) | _vanishes(problem, nu, w))
+    proved = possible & (value > _ray_tolerance(nu) * scale) & (scale > 0)
+    return proved & jnp.all(jnp.isfinite(nu)) & jnp.all(jnp.isfinite(w))
+
+
+def _ray_tolerance(ray: jax.Array) -> float:
+    return float(jnp.finfo(ray.dtype).eps) ** 0.5
+
+
+def _vanishes(problem: FlatProblem, nu: jax.Array, w: jax.Array) -> jax.Array:
+    """Where an entry of `w = A'nu` is zero up to rounding, whatever the scales of rows and columns of `A`."""
+    equality = _absolute(problem.equality)
+    rows = row_sizes(problem)
+    level = jnp.max(jnp.abs(nu) * rows, initial=0)
+    size = equality.adjoint((level / jnp.where(rows > 0, rows, 1.0)).reshape(equality.target.shape))
+    return jnp.abs(w) <= 1e-2 * _ray_tolerance(nu) * size
+
+
+def row_sizes(problem: FlatProblem) -> jax.Array:
+    """The largest absolute entry of each row of `A`."""
+    A = problem.equality.rows(problem.box.lower.size)
+    if isinstance(A, BCOO):
+        return jnp.zeros(A.shape[0], A.dtype).at[A.indices[:, 0]].max(jnp.abs(A.data))
+    return jnp.max(jnp.abs(A), axis=1, initial=0)
 
 
 def ray_of_descent(problem: FlatProblem, ray: jax.Array) -> jax.Array:
@@ -211,18 +231,38 @@ def ray_of_descent(problem: FlatProblem, ray: jax.Array) -> jax.Array:
 
     The ray is first brought into the directions of the box; that it is one of the equality and flat is checked.
     """
-    box, objective, equality = problem.box, problem.objective, problem.equality
-    assert isinstance(objective, Quadratic)
-    tol = jnp.sqrt(jnp.finfo(ray.dtype).eps)
-    d = ray / jnp.maximum(_norm(ray), jnp.finfo(ray.dtype).tiny)
-    d = jnp.where(jnp.isfinite(box.lower), jnp.maximum(d, 0), d)
-    d = jnp.where(jnp.isfinite(box.upper), jnp.minimum(d, 0), d)
-    d = jnp.where(jnp.abs(d) <= tol, 0.0, d)
-    d = d / jnp.where(_norm(d) > 0, _norm(d), 1.0)
+    objective, equality = problem.objective, problem.equality
+    if not isinstance(objective, Quadratic):
+        return jnp.zeros((), bool)
+    tol = _ray_tolerance(ray)
+    d = in_box_directions(problem, ray)
     on_equality = _norm(equality.product(d)) <= tol * (1e-30 + _norm(_absolute(equality).product(jnp.abs(d))))
     flat = _norm(objective.hessian_product(d)) <= tol * _norm(objective.diagonal())
     slope = jnp.vdot(objective.q, d)
     return on_equality & flat & (slope < -tol * jnp.vdot(jnp.abs(objective.q), jnp.abs(d))) & jnp.all(jnp.isfinite(d))
+
+
+def in_box_directions(problem: FlatProblem, ray: jax.Array) -> jax.Array:
+    """`ray`, its largest entry one, without what points out of the box."""
+    box = problem.box
+    d = ray / jnp.maximum(_norm(ray), jnp.finfo(ray.dtype).tiny)
+    d = jnp.where(jnp.isfinite(box.lower), jnp.maximum(d, 0), d)
+    d = jnp.where(jnp.isfinite(box.upper), jnp.minimum(d, 0), d)
+    d = jnp.where(jnp.abs(d) <= _ray_tolerance(ray), 0.0, d)
+    return d / jnp.where(_norm(d) > 0, _norm(d), 1.0)
+
+
+def with_ray(problem: FlatProblem, y: jax.Array, dual: Dual, status: jax.Array) -> tuple[jax.Array, Dual, jax.Array]:
+    """Point and multipliers, with the ray that proves it where there is no solution, and what that adds to the
+    objective: infinity, of either sign."""
+    infeasible, unbounded = status == Status.PRIMAL_INFEASIBLE, status == Status.DUAL_INFEASIBLE
+    nu = dual.equality / jnp.maximum(_norm(dual.equality), jnp.finfo(y.dtype).tiny)
+    w = adjoint(problem, nu)
+    ray = Dual(nu, jnp.maximum(w, 0), jnp.maximum(-w, 0))
+    dual = jax.tree.map(lambda a, b: jnp.where(infeasible, a, b), ray, dual)
+    y = jnp.where(unbounded, in_box_directions(problem, y), y)
+    value = jnp.where(infeasible, jnp.inf, jnp.where(unbounded, -jnp.inf, 0.0))
+    return y, dual, value.astype(y.dtype)
 
 
 def default_tolerance(dtype: Any) -> float:
@@ -237,7 +277,7 @@ def certify(
 
     `converged` is the solver's claim: a boolean, or a `Status` (as an integer array) where the solver has found that
     there is no solution, or that the objective is not convex (`INVALID`). A claim of success that the residuals
-    refute by far is a numerical error.
+    refute by far is a numerical error. A claim that there is no solution stands only if its ray proves it.
     """
     measured = residuals(problem, y, dual)
     claim = jnp.asarray(converged)
@@ -249,8 +289,10 @@ def certify(
     unsolved = jnp.where(refuted | (claim == Status.NUMERICAL_ERROR), Status.NUMERICAL_ERROR, Status.MAX_ITERATIONS)
     status = jnp.where(largest <= tolerance, Status.SOLVED, unsolved)
     status = jnp.where(finite, status, Status.NUMERICAL_ERROR)
+    proved = ((claim == Status.PRIMAL_INFEASIBLE) & certificate_of_infeasibility(problem, dual.equality)) | (
+        (claim == Status.DUAL_INFEASIBLE) & ray_of_descent(problem, y)
+    )
     # A point with small residuals refutes a claim that there is none; but one that satisfies the KKT conditions of a
     # nonconvex problem may be anything but a minimum.
-    none = (claim == Status.PRIMAL_INFEASIBLE) | (claim == Status.DUAL_INFEASIBLE)
-    status = jnp.where((none & (status != Status.SOLVED)) | (claim == Status.INVALID), claim, status)
+    status = jnp.where((proved & (status != Status.SOLVED)) | (claim == Status.INVALID), claim, status)
     return measured, jnp.where(is_valid(problem), status, Status.INVALID).astype(jnp.int32)

@@ -98,6 +98,12 @@ class Solution:
 
     `primal` (like `y`), `dual` and `objective` carry the derivative of the KKT conditions with respect to every
     leaf of the problem. `status` (a `Status` as an integer), `residuals` and `iterations` do not.
+
+    Where there is no solution, it holds the proof, checked, its largest entry one:
+
+    - `PRIMAL_INFEASIBLE`: `dual` is a ray, `A'nu = zl - zu` with `l'zl - u'zu - b'nu > 0` (Farkas), `objective` is inf.
+    - `DUAL_INFEASIBLE`: `primal` is a ray, a direction of the box with `A y = 0`, `P y = 0` and `q'y < 0`, along which
+      the objective falls without end; `objective` is -inf.
     """
 
     primal: Any

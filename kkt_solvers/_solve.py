@@ -6,22 +6,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._conditions import Point, certify, complete_dual, default_tolerance
+from kkt_solvers._conditions import Point, certify, complete_dual, default_tolerance, with_ray
 from kkt_solvers._derivative import attach, optimal_value
-from kkt_solvers._flatten import check_values, flatten, hoisted
+from kkt_solvers._flatten import check_values, flatten, hoisted, nearest_to_zero
 from kkt_solvers._linear import KKTSystem
 from kkt_solvers._problem import FlatProblem, Problem
+from kkt_solvers._progress import Listener, listener_of, listening
 from kkt_solvers._solution import Dual, Solution, Status, is_differentiable
 from kkt_solvers.solvers import Solver, default_solver
 
 
-def solve(problem: Problem, init: Any = None, *, solver: Any = None, linear: KKTSystem | None = None) -> Solution:
+def solve(
+    problem: Problem, init: Any = None, *, solver: Any = None, linear: KKTSystem | None = None, progress: Any = False
+) -> Solution:
     """Solve a convex problem; the solution carries the derivative of its KKT conditions.
 
     Arguments:
         problem: a `Problem`. All its arrays are brought to their common floating dtype (16-bit floats are computed
             in float32 and come back as they were).
-        init: where to start, like `y`. Needed only where nothing else tells the shape of `y`; need not be feasible.
+        init: where to start, like `y`, or the `Solution` of a similar problem, whose multipliers are a start too.
+            Needed only where nothing else tells the shape of `y`; need not be feasible.
         solver: how to solve. `None` chooses by structure:
 
             | objective | equality | solver |
@@ -33,9 +37,13 @@ def solve(problem: Problem, init: Any = None, *, solver: Any = None, linear: KKT
             `kkt_solvers.solvers.Solver`.
         linear: how the linear system of the derivative is solved; `None` chooses by structure: see
             `kkt_solvers.linear.KKTSystem`.
+        progress: `True` for a live table, a row an iteration (needs tqdm), or a function
+            `progress(iteration, objective, residual)` to keep the history, `residual` being the largest relative KKT
+            residual. Without it nothing is compiled in. Under `vmap` it is called for every instance.
 
     Returns a `Solution`. `status` is `SOLVED` only where the relative KKT residuals, computed here and not by the
-    solver, are at most the solver's `tol` (default 1e-8 in float64, 1e-5 in float32).
+    solver, are at most the solver's `tol` (default 1e-8 in float64, 1e-5 in float32). Where there is no solution, the
+    solution holds the proof: see `Solution`.
 
     Raises `ValueError` or `TypeError`, naming the argument, for wrong shapes, wrong structure and bad values that
     can be seen; the bad values of traced arrays end in `Status.INVALID`.
@@ -50,10 +58,15 @@ def solve(problem: Problem, init: Any = None, *, solver: Any = None, linear: KKT
     >>> solution.primal, kkt.Status(int(solution.status)).name
     (Array([1., 0.], dtype=float32), 'SOLVED')
     """
+    init, dual = (init.primal, init.dual) if isinstance(init, Solution) else (init, None)
     problem = _enter(problem, init)
     if solver is not None and not callable(getattr(solver, "run", None)):
         raise TypeError(f"solver must have a method run(problem, init), got {type(solver).__name__}")
-    return _solve(problem, init, solver, _checked(linear))
+    listener = listener_of(progress)
+    solution = _solve(problem, init, dual, solver, _checked(linear), listener)
+    if listener is not None:
+        jax.effects_barrier()  # every row is out before the solution is
+    return solution
 
 
 def differentiable(
@@ -101,12 +114,21 @@ def _checked(linear: Any) -> KKTSystem | None:
     return linear
 
 
-@functools.partial(jax.jit, static_argnames=("solver", "linear"))
-def _solve(problem: Problem, init: Any, solver: Any, linear: KKTSystem | None) -> Solution:
+@functools.partial(jax.jit, static_argnames=("solver", "linear", "listener"))
+def _solve(
+    problem: Problem, init: Any, dual: Dual | None, solver: Any, linear: KKTSystem | None, listener: Listener | None
+) -> Solution:
     flat, start, unflatten = flatten(problem, init)
     solver = default_solver(flat) if solver is None else solver
-    stopped, start = jax.lax.stop_gradient((flat, start))
-    primal, dual, iterations, converged = solver.run(stopped, start)
+    dual = flat_dual(flat, dual)
+    if dual is not None:  # from a previous solution, which may have failed
+        start = jnp.where(jnp.isfinite(start), start, nearest_to_zero(flat))
+        dual = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, 0), dual)
+    stopped, start, dual = jax.lax.stop_gradient((flat, start, dual))
+    with listening(listener):
+        # A solver of the user's own has `run(problem, init)` only.
+        warm = (dual,) if isinstance(solver, Solver) else ()
+        primal, dual, iterations, converged = solver.run(stopped, start, *warm)
     tol = solver.tol if isinstance(solver, Solver) else None
     return unflatten(_finish(flat, stopped, primal, dual, iterations, converged, tol, linear))
 
@@ -153,6 +175,7 @@ def _finish(
     tolerance = default_tolerance(primal.dtype) if tol is None else tol
     dual = complete_dual(stopped, primal, dual)
     residuals, status = certify(stopped, primal, dual, converged, tolerance)
+    primal, dual, no_value = with_ray(stopped, primal, dual, status)
     live = jnp.where(is_differentiable(status), 1.0, jnp.nan).astype(primal.dtype)
     nothing = jnp.where(status == Status.INVALID, jnp.nan, 0.0).astype(primal.dtype)
     point = Point(primal, dual.equality, dual.lower, dual.upper, live)
@@ -161,7 +184,7 @@ def _finish(
     return Solution(
         point.primal,
         Dual(point.equality, point.lower, point.upper),
-        optimal_value(flat, point),
+        optimal_value(flat, point) + no_value,
         status,
         residuals,
         jnp.asarray(iterations, jnp.int32),

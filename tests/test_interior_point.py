@@ -118,9 +118,20 @@ def test_certificates_in_a_batch(x64):
 
 def test_unbounded_and_infeasible(x64):
     ray = kkt.Problem(kkt.Quadratic(None, [-1.0, 0.0]), kkt.Affine([[1.0, -1.0]], [0.0]), kkt.Box(0.0, np.inf))
-    assert name(kkt.solve(ray)) == "DUAL_INFEASIBLE"
-    apart = kkt.Affine([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]], [1.0, 2.0])
-    assert name(kkt.solve(kkt.Problem(kkt.Quadratic(np.eye(3), np.ones(3)), apart))) == "PRIMAL_INFEASIBLE"
+    solution = kkt.solve(ray)
+    assert name(solution) == "DUAL_INFEASIBLE"
+    np.testing.assert_allclose(solution.primal, [1.0, 1.0], atol=1e-6)
+    assert solution.objective == -np.inf
+    apart = kkt.Affine([[1.0, 1.0, 0.0], [1e-3, 1e-3, 0.0]], [1.0, 0.002])
+    solution = kkt.solve(kkt.Problem(kkt.Quadratic(np.eye(3), np.ones(3)), apart))
+    assert name(solution) == "PRIMAL_INFEASIBLE"
+    np.testing.assert_allclose(solution.dual.equality, [1e-3, -1.0], atol=1e-9)  # A'nu = 0 and b'nu < 0
+    assert solution.objective == np.inf
+    # One row: the box reaches 3 at most.
+    solution = kkt.solve(kkt.Problem(kkt.Quadratic(np.ones(3), np.ones(3)), kkt.Sum(4.0), kkt.Box(0.0, 1.0)))
+    assert name(solution) == "PRIMAL_INFEASIBLE"
+    np.testing.assert_allclose(solution.dual.equality, -1.0)
+    np.testing.assert_allclose(solution.dual.upper, 1.0)
 
 
 def test_nonconvex_objectives_are_not_called_solved(x64):

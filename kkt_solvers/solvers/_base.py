@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from kkt_solvers._arrays import dense
 from kkt_solvers._problem import FlatProblem
+from kkt_solvers._solution import Dual
 
 
 class Solver(abc.ABC):
@@ -37,12 +38,13 @@ class Solver(abc.ABC):
     tol: float | None
 
     @abc.abstractmethod
-    def run(self, problem: FlatProblem, init: jax.Array) -> tuple[jax.Array, Any, Any, Any]:
-        """Solve a flat problem from `init`, an array like `y`.
+    def run(self, problem: FlatProblem, init: jax.Array, dual: Dual | None = None) -> tuple[jax.Array, Any, Any, Any]:
+        """Solve a flat problem from `init`, an array like `y`, and, for a warm start, the multipliers `dual`.
 
         Returns `(primal, dual, iterations, converged)`: the point; a `Dual`, whose fields may be `None`, or `None`
         (what is missing is recovered from the point); how many iterations it took; and the solver's own claim, a
-        boolean or a `Status` as an integer array, which the certificate may overrule.
+        boolean or a `Status` as an integer array, which the certificate may overrule. A claim of infeasibility comes
+        with its ray: for `PRIMAL_INFEASIBLE` as the dual's `equality`, for `DUAL_INFEASIBLE` as the primal.
         """
 
 

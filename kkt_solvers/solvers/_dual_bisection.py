@@ -36,7 +36,9 @@ class DualBisection(Solver):
     max_iterations: int = 100
     accelerate: bool = True
 
-    def run(self, problem: FlatProblem, init: jax.Array) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
+    def run(
+        self, problem: FlatProblem, init: jax.Array, dual: Dual | None = None
+    ) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
         objective = as_separable(problem.objective)
         if objective is None:
             raise ValueError(
@@ -108,6 +110,7 @@ def scalar_dual(
     # Beyond rounding of the sums themselves no point of the box meets the equality.
     infeasible = short > 4 * eps * scale
     claim = jnp.where(infeasible, Status.PRIMAL_INFEASIBLE, Status.SOLVED)
+    s = jnp.where(infeasible, jnp.where(total > reach_most, 1.0, -1.0), s)  # the ray that proves it
     return y, s, iterations, claim
 
 

@@ -17,9 +17,14 @@ _ROUNDS = 10
 
 def equilibrated(
     problem: FlatProblem, init: jax.Array
-) -> tuple[FlatProblem, Callable[[jax.Array], jax.Array], Callable[[Any], tuple[jax.Array, Dual]]]:
-    """The problem in `v = y / d`, rows times `e` and objective times `c`; the way there for `y`, and the way back for
-    an iterate with fields `y`, `nu`, `zl` and `zu`.
+) -> tuple[
+    FlatProblem,
+    Callable[[jax.Array], jax.Array],
+    Callable[[jax.Array], jax.Array],
+    Callable[[Any], tuple[jax.Array, Dual]],
+]:
+    """The problem in `v = y / d`, rows times `e` and objective times `c`; the way there and back for `y`; and the way
+    back for an iterate with fields `y`, `nu`, `zl` and `zu`.
 
     Ruiz's iteration [ruiz2001] on `[[P, A'], [A, 0]]`, and `c` from the sizes of `P` and `q`. Of an objective that is
     not quadratic only the rows of the equality are scaled.
@@ -52,7 +57,7 @@ def equilibrated(
         y = jnp.clip(d * point.y, problem.box.lower, problem.box.upper)
         return y, Dual((e * point.nu / c).reshape(shape), point.zl / (d * c), point.zu / (d * c))
 
-    return flat, lambda y: y / d, back
+    return flat, lambda y: y / d, lambda y: y * d, back
 
 
 def _column_sizes(P: Any, d: jax.Array) -> jax.Array:

@@ -76,9 +76,11 @@ class InteriorPoint(Solver):
     max_iterations: int = 200
     polish: bool = True
 
-    def run(self, problem: FlatProblem, init: jax.Array) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
+    def run(
+        self, problem: FlatProblem, init: jax.Array, dual: Dual | None = None
+    ) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
         tol = default_tolerance(init.dtype) if self.tol is None else self.tol
-        scaled, to_scaled, unscaled = equilibrated(problem, init)
+        scaled, to_scaled, from_scaled, unscaled = equilibrated(problem, init)
 
         def back(point: _Iterate) -> tuple[jax.Array, Dual]:
             y, dual = unscaled(point)
@@ -93,6 +95,7 @@ class InteriorPoint(Solver):
 
         final = _iterate(scaled, to_scaled(init), measure, tol, self.max_iterations)
         y, dual = back(final.best)
+        _, rays = unscaled(final.now)
         claim = jnp.where(
             final.claim == Status.MAX_ITERATIONS,
             jnp.where(final.smallest <= tol, Status.SOLVED, Status.MAX_ITERATIONS),
@@ -100,6 +103,9 @@ class InteriorPoint(Solver):
         )
         if self.polish:
             y, dual = _polished(problem, y, dual, final.smallest)
+        infeasible, unbounded = claim == Status.PRIMAL_INFEASIBLE, claim == Status.DUAL_INFEASIBLE
+        dual = Dual(jnp.where(infeasible, rays.equality, dual.equality), dual.lower, dual.upper)
+        y = jnp.where(unbounded, from_scaled(final.now.y), y)
         return y, dual, final.iterations, claim
 
 
@@ -324,11 +330,14 @@ def _iterate(problem: FlatProblem, init: jax.Array, measure: Any, tol: float, ma
         progress = finite & (largest < 0.9 * state.mark)
         infeasible = certificate_of_infeasibility(problem, following.nu)
         claim = jnp.where(infeasible, Status.PRIMAL_INFEASIBLE, Status.MAX_ITERATIONS)
-        if quadratic:
-            for ray in (following.y, d.y):
-                claim = jnp.where(ray_of_descent(problem, ray), Status.DUAL_INFEASIBLE, claim)
+        # A proof that there is no solution is kept as the last iterate.
+        proof = following
+        for ray in (following.y, d.y):
+            unbounded = ray_of_descent(problem, ray)
+            claim = jnp.where(unbounded, Status.DUAL_INFEASIBLE, claim)
+            proof = proof._replace(y=jnp.where(unbounded, ray, proof.y))
         return _State(
-            jax.tree.map(lambda a, b: jnp.where(finite, a, b), following, p),
+            jax.tree.map(lambda a, b: jnp.where(finite, a, b), proof, p),
             jax.tree.map(lambda a, b: jnp.where(better, a, b), following, state.best),
             jnp.where(better, largest, state.smallest),
             jnp.where(progress, largest, state.mark),

@@ -40,7 +40,9 @@ class MirrorDescent(Solver):
     stepsize: float = 1.0
     round_iterations: int = 20
 
-    def run(self, problem: FlatProblem, init: jax.Array) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
+    def run(
+        self, problem: FlatProblem, init: jax.Array, dual: Dual | None = None
+    ) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
         from kkt_solvers.solvers._jaxopt import mirror_descent
 
         weights, total = single_row(problem, "MirrorDescent")

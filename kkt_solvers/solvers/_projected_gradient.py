@@ -45,7 +45,9 @@ class ProjectedGradient(Solver):
     acceleration: bool = True
     round_iterations: int = 50
 
-    def run(self, problem: FlatProblem, init: jax.Array) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
+    def run(
+        self, problem: FlatProblem, init: jax.Array, dual: Dual | None = None
+    ) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
         from kkt_solvers.solvers._jaxopt import projected_gradient
 
         weights, total = single_row(problem, "ProjectedGradient")
