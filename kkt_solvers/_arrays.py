@@ -59,6 +59,22 @@ def dense(value: Matrix) -> jax.Array:
     return value.todense() if isinstance(value, BCOO) else value
 
 
+def largest_entries(value: Matrix, axis: int) -> jax.Array:
+    """The largest absolute entry of each column (`axis=0`) or row (`axis=1`)."""
+    if isinstance(value, BCOO):
+        zeros = jnp.zeros(value.shape[1 - axis], value.dtype)
+        return zeros.at[value.indices[:, 1 - axis]].max(jnp.abs(value.data))
+    return jnp.max(jnp.abs(value), axis=axis, initial=0)
+
+
+def scaled_matrix(rows: jax.Array, value: Matrix, columns: jax.Array) -> Matrix:
+    """`diag(rows) value diag(columns)`."""
+    if isinstance(value, BCOO):
+        i, j = value.indices.T
+        return BCOO((rows[i] * value.data * columns[j], value.indices), shape=value.shape)
+    return rows[:, None] * value * columns
+
+
 def float_dtype(*trees: Any) -> jnp.dtype:
     """The floating dtype that the leaves of the trees promote to; Python numbers do not count."""
     leaves = [leaf for leaf in jax.tree.leaves(trees) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.sparse import BCOO
 
-from kkt_solvers._arrays import dense
+from kkt_solvers._arrays import dense, largest_entries
 from kkt_solvers._elementwise import minimise_elementwise
 from kkt_solvers._flatten import is_valid
 from kkt_solvers._linear import solve_semidefinite
@@ -164,23 +163,28 @@ def _masked(multiplier: jax.Array, slack: jax.Array) -> jax.Array:
 def residuals(problem: FlatProblem, y: jax.Array, dual: Dual) -> Residuals:
     """See `Residuals` for the norms."""
     box, objective = problem.box, problem.objective
+    target = problem.equality.target
+    products = _masked(dual.lower, y - box.lower), _masked(dual.upper, box.upper - y)
     if isinstance(objective, Separable):
         stationarity = _norm((y - lagrangian_minimiser(problem, dual.equality)) / (1 + jnp.abs(y)))
+        gap = jnp.zeros_like(stationarity)
     else:
         gradient, shift = objective.gradient(y), adjoint(problem, dual.equality)
         scale = 1 + _norm(gradient, shift, dual.lower, dual.upper)
-        stationarity = _norm(gradient + shift - dual.lower + dual.upper) / scale
-    target = problem.equality.target
+        rest = gradient + shift - dual.lower + dual.upper
+        stationarity = _norm(rest) / scale
+        # The same number as in `Residuals`, in a form that does not cancel.
+        gap = jnp.vdot(rest, y) - jnp.vdot(dual.equality, problem.equality.product(y) - target)
+        gap = jnp.abs(gap + sum(jnp.sum(product) for product in products))
     # |A| |y| is the size of the terms that cancel in A y - b.
     size = jnp.maximum(_norm(target), _norm(_absolute(problem.equality).product(jnp.abs(y))))
     equality = _norm(problem.equality.product(y) - target) / (1 + size)
     outside = _norm(_violation(box.lower - y, box.lower), _violation(y - box.upper, box.upper))
     negative = _norm(jnp.minimum(dual.lower, 0), jnp.minimum(dual.upper, 0))
-    products = _masked(dual.lower, y - box.lower), _masked(dual.upper, box.upper - y)
     value = objective(y)
-    value = jnp.where(jnp.isfinite(value), value, 0)
-    gap = sum(jnp.sum(jnp.abs(product)) for product in products) / (1 + jnp.abs(value))
-    return Residuals(stationarity, equality, outside, jnp.maximum(gap, negative))
+    size = 1 + jnp.abs(jnp.where(jnp.isfinite(value), value, 0))
+    complementarity = sum(jnp.sum(jnp.abs(product)) for product in products) / size
+    return Residuals(stationarity, equality, outside, jnp.maximum(complementarity, negative), gap / size)
 
 
 def _absolute(tree: Any) -> Any:
@@ -212,18 +216,10 @@ def _ray_tolerance(ray: jax.Array) -> float:
 def _vanishes(problem: FlatProblem, nu: jax.Array, w: jax.Array) -> jax.Array:
     """Where an entry of `w = A'nu` is zero up to rounding, whatever the scales of rows and columns of `A`."""
     equality = _absolute(problem.equality)
-    rows = row_sizes(problem)
+    rows = largest_entries(problem.equality.rows(w.size), axis=1)
     level = jnp.max(jnp.abs(nu) * rows, initial=0)
     size = equality.adjoint((level / jnp.where(rows > 0, rows, 1.0)).reshape(equality.target.shape))
     return jnp.abs(w) <= 1e-2 * _ray_tolerance(nu) * size
-
-
-def row_sizes(problem: FlatProblem) -> jax.Array:
-    """The largest absolute entry of each row of `A`."""
-    A = problem.equality.rows(problem.box.lower.size)
-    if isinstance(A, BCOO):
-        return jnp.zeros(A.shape[0], A.dtype).at[A.indices[:, 0]].max(jnp.abs(A.data))
-    return jnp.max(jnp.abs(A), axis=1, initial=0)
 
 
 def ray_of_descent(problem: FlatProblem, ray: jax.Array) -> jax.Array:

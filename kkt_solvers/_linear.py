@@ -11,7 +11,6 @@ The true matrix is applied to refine what the inverse gives, and to differentiat
 
 import abc
 import functools
-import hashlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,10 +19,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
-import scipy.sparse.linalg
 from jax.experimental.sparse import BCOO
 
+from kkt_solvers import _sparse
 from kkt_solvers._arrays import block_sum, dense
 from kkt_solvers._objectives import LowRank, Quadratic, Separable, hessian_product
 from kkt_solvers._problem import FlatProblem
@@ -246,63 +244,26 @@ def dense_hessian(problem: FlatProblem, y: jax.Array) -> jax.Array:
 
 @dataclass(frozen=True)
 class SparseKKT(KKTSystem):
-    """A `Quadratic` with sparse `P` and `A`: SuperLU, through SciPy, on the host CPU.
-
-    SciPy is a dependency already, its SuperLU is maintained and takes any sparse symmetric indefinite matrix. The
-    call leaves JAX by a host callback, so it runs under `jit` and `vmap`, on any backend, but on the CPU.
-    """
+    """A `Quadratic` with sparse `P` and `A`: SuperLU, through SciPy, on the host CPU (see `_sparse.py`)."""
 
     def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Inverse, Any]:
-        n = y.size
-        objective = problem.objective
+        n, objective, target = y.size, problem.objective, problem.equality.target
         if not isinstance(objective, Quadratic) or isinstance(objective.P, LowRank):
             raise TypeError("SparseKKT needs a Quadratic with P a matrix, a vector or None")
-        P = jnp.zeros(n, y.dtype) if objective.P is None else objective.P
-        A = problem.equality.rows(n)
-        matrices = [_coordinates(P), _coordinates(A)]
+        solve = _sparse.factorised(
+            objective.P,
+            problem.equality.rows(n),
+            mask,
+            1 - mask,
+            jnp.zeros(target.size, y.dtype),
+            _regularisation(np.float64),
+        )
 
         def inverse(right: Pair) -> Pair:
-            b = jnp.concatenate([right[0], jnp.ravel(right[1])])
-            out = jax.ShapeDtypeStruct(b.shape, b.dtype)
-            x = jax.pure_callback(_sparse_solve, out, *matrices, mask, b, vmap_method="sequential")
+            x = solve(jnp.concatenate([right[0], jnp.ravel(right[1])]))
             return x[:n], x[n:].reshape(right[1].shape)
 
         return inverse, _REFINEMENTS
-
-
-def _coordinates(M: Any) -> tuple[jax.Array, jax.Array]:
-    """Values and indices of a matrix; those of a vector are its diagonal's."""
-    if isinstance(M, BCOO):
-        return M.data, M.indices
-    if M.ndim == 1:
-        index = jnp.arange(M.size)
-        return M, jnp.stack([index, index], axis=1)
-    row, column = np.indices(M.shape)
-    return jnp.ravel(M), jnp.asarray(np.stack([row.ravel(), column.ravel()], axis=1))
-
-
-_last_factor: tuple[bytes, Any] = (b"", None)  # the refinement steps of one solve ask for the same matrix
-
-
-def _sparse_solve(P: Any, A: Any, mask: Any, b: Any) -> np.ndarray:
-    global _last_factor
-    (P, P_index), (A, A_index), mask, b = jax.tree.map(np.asarray, (P, A, mask, b))
-    n, m = mask.size, b.size - mask.size
-    key = hashlib.blake2b(b"".join(part.tobytes() for part in (P, P_index, A, A_index, mask))).digest()
-    if _last_factor[0] != key:
-        free = mask > 0
-        inside = free[P_index[:, 0]] & free[P_index[:, 1]]
-        H = scipy.sparse.coo_matrix((P * inside, (P_index[:, 0], P_index[:, 1])), shape=(n, n))
-        J = scipy.sparse.coo_matrix((A * free[A_index[:, 1]], (A_index[:, 0], A_index[:, 1])), shape=(m, n))
-        K = scipy.sparse.bmat([[H + scipy.sparse.diags(1.0 - free), J.T], [J, None]], format="csc").astype(float)
-        norms = abs(K).max(axis=1).toarray().ravel()
-        scale = 1 / np.sqrt(np.where(norms > 0, norms, 1.0))
-        sign = np.concatenate([np.ones(n), -np.ones(m)])
-        D = scipy.sparse.diags(scale)
-        shifted = (D @ K @ D + _regularisation(np.float64) * scipy.sparse.diags(sign)).tocsc()
-        _last_factor = key, (scale, scipy.sparse.linalg.splu(shifted))
-    scale, factor = _last_factor[1]
-    return (scale * factor.solve(scale * b.astype(float))).astype(b.dtype)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What comes back: `Solution`, its `Dual`, `Residuals` and `Status`."""
 
+import dataclasses
 import enum
 from dataclasses import dataclass
 from typing import Any
@@ -78,17 +79,20 @@ class Residuals:
     - `equality`: `|A y - b|`, relative to one plus the larger of `|b|` and `|A| |y|`.
     - `box`: the violation of the bounds, relative to one plus the bound.
     - `complementarity`: `sum_i zl_i (y_i - l_i) + zu_i (u_i - y_i)` in absolute value, relative to `1 + |f(y)|`.
+    - `gap`: `|grad f'y + b'nu - l'zl + u'zu|`, the duality gap of a linear or quadratic program, relative to
+      `1 + |f(y)|`. Zero for a separable objective, where the other four bound it.
     """
 
     stationarity: jax.Array
     equality: jax.Array
     box: jax.Array
     complementarity: jax.Array
+    gap: jax.Array
 
     @property
     def largest(self) -> jax.Array:
-        """The largest of the four (NaN if one is)."""
-        return jnp.max(jnp.stack([self.stationarity, self.equality, self.box, self.complementarity]), axis=0)
+        """The largest of the five (NaN if one is)."""
+        return jnp.max(jnp.stack([getattr(self, field.name) for field in dataclasses.fields(self)]), axis=0)
 
 
 @pytree()

@@ -16,12 +16,14 @@ from kkt_solvers._conditions import (
     reduced_gradient,
     residuals,
 )
-from kkt_solvers._linear import choose, dense_hessian, diagonal_curvature
-from kkt_solvers._objectives import LowRank, Quadratic, Separable
+from kkt_solvers._linear import choose
+from kkt_solvers._objectives import Quadratic
 from kkt_solvers._problem import FlatProblem
+from kkt_solvers._progress import report
 from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver
-from kkt_solvers.solvers._equilibrate import equilibrated
+from kkt_solvers.solvers._equilibrate import Scales, equilibrated
+from kkt_solvers.solvers._newton import factorised, is_convex, is_sparse, regularisation
 
 _TO_BOUNDARY = 0.99  # the part of the way to the nearest bound that a step may go, at least
 _BACKTRACKS = 30
@@ -80,122 +82,91 @@ class InteriorPoint(Solver):
         self, problem: FlatProblem, init: jax.Array, dual: Dual | None = None
     ) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
         tol = default_tolerance(init.dtype) if self.tol is None else self.tol
-        scaled, to_scaled, from_scaled, unscaled = equilibrated(problem, init)
+        scaled, scales = equilibrated(problem, init, sparse=is_sparse(problem))
 
         def back(point: _Iterate) -> tuple[jax.Array, Dual]:
-            y, dual = unscaled(point)
-            fixed = problem.box.lower == problem.box.upper
-            slope = reduced_gradient(problem, y, dual.equality)
-            lower = jnp.where(fixed, jnp.maximum(slope, 0), dual.lower)
-            upper = jnp.where(fixed, jnp.maximum(-slope, 0), dual.upper)
-            return y, Dual(dual.equality, lower, upper)
+            return _unscaled(problem, scales, point)
 
         def measure(point: _Iterate) -> jax.Array:
             return residuals(problem, *back(point)).largest
 
-        final = _iterate(scaled, to_scaled(init), measure, tol, self.max_iterations)
+        warm = None
+        if dual is not None:
+            # Of a similar problem the active set is often the same.
+            y, dual, smallest = _polished(problem, init, dual, jnp.asarray(jnp.inf, init.dtype))
+            warm = _scaled(problem, scales, y, dual), smallest
+        final = _iterate(scaled, init / scales.variables, warm, measure, tol, self.max_iterations)
         y, dual = back(final.best)
-        _, rays = unscaled(final.now)
-        claim = jnp.where(
-            final.claim == Status.MAX_ITERATIONS,
-            jnp.where(final.smallest <= tol, Status.SOLVED, Status.MAX_ITERATIONS),
-            final.claim,
-        )
+        smallest = final.smallest
         if self.polish:
-            y, dual = _polished(problem, y, dual, final.smallest)
-        infeasible, unbounded = claim == Status.PRIMAL_INFEASIBLE, claim == Status.DUAL_INFEASIBLE
-        dual = Dual(jnp.where(infeasible, rays.equality, dual.equality), dual.lower, dual.upper)
-        y = jnp.where(unbounded, from_scaled(final.now.y), y)
-        return y, dual, final.iterations, claim
+            y, dual, smallest = _polished(problem, y, dual, smallest)
+        nu, ray, claim = final.now.nu, final.now.y, final.claim
+        if problem.equality.target.size and not is_sparse(problem):
+            nu, claim = _last_ray(scaled, nu, claim, smallest <= tol)
+        if not isinstance(problem.objective, Quadratic):
+            claim = jnp.where(is_convex(problem, y), claim, Status.INVALID)
+        claim = jnp.where((claim == Status.MAX_ITERATIONS) & (smallest <= tol), Status.SOLVED, claim)
+        shape = problem.equality.target.shape
+        nu = jnp.where(claim == Status.PRIMAL_INFEASIBLE, (scales.rows * nu).reshape(shape), dual.equality)
+        y = jnp.where(claim == Status.DUAL_INFEASIBLE, scales.variables * ray, y)
+        return y, Dual(nu, dual.lower, dual.upper), final.iterations, claim
 
 
-# ------------------------------------------------------------------------------------------- one system
-def _is_convex(objective: Any, reg: float) -> jax.Array:
-    """Whether the matrix of an equilibrated quadratic objective is positive semidefinite up to rounding. Others are
-    taken at the user's word."""
-    P = objective.P if isinstance(objective, Quadratic) else None
-    if P is None or isinstance(P, LowRank):
-        return jnp.ones((), bool)
-    P = dense(P)
-    if P.ndim == 1:
-        return jnp.min(P, initial=0) >= -10 * reg
-    factor = jnp.linalg.cholesky(P + 10 * reg * jnp.eye(len(P), dtype=P.dtype))
-    return jnp.all(jnp.isfinite(jnp.diag(factor))) | ~jnp.all(jnp.isfinite(P))
+# ------------------------------------------------------------------------------------------- the scales
+def _unscaled(problem: FlatProblem, scales: Scales, point: _Iterate) -> tuple[jax.Array, Dual]:
+    """The point in the terms of the problem.
+
+    A bound at which the slope is infinite is not reached, though rounding may say so: y is then the number beside it,
+    and the multiplier of the bound takes up what is left of the slope. So does that of a fixed variable.
+    """
+    box, d, c = problem.box, scales.variables, scales.objective
+    y = jnp.clip(d * point.y, box.lower, box.upper)
+    nu = (scales.rows * point.nu / c).reshape(problem.equality.target.shape)
+    fixed = box.lower == box.upper
+    taken = fixed
+    if not isinstance(problem.objective, Quadratic):
+        taken = fixed | ~jnp.isfinite(problem.objective.gradient(y))
+        inside = jnp.clip(y, jnp.nextafter(box.lower, jnp.inf), jnp.nextafter(box.upper, -jnp.inf))
+        y = jnp.where(taken & ~fixed, inside, y)
+    slope = reduced_gradient(problem, y, nu)
+    lower = jnp.where(taken & jnp.isfinite(box.lower), jnp.maximum(slope, 0), point.zl / (d * c))
+    upper = jnp.where(taken & jnp.isfinite(box.upper), jnp.maximum(-slope, 0), point.zu / (d * c))
+    return y, Dual(nu, lower, upper)
 
 
-def _parts_of_inverse(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array) -> tuple[Any, Any, Any, Any]:
-    """For `K = H + diag(D)` on the coordinates that move and the identity on the others: maps `W, M, U` with
-    `K^{-1} = U M W`, and `v -> K v`. Where the structure of `H` allows, `M` is the identity and `U = W'`, so that
-    `A K^{-1} A'` is formed as a square."""
-    objective = problem.objective
-    P = objective.P if isinstance(objective, Quadratic) else None
-    if isinstance(P, LowRank):
-        d, V = moves * P.diagonal + D, moves[:, None] * P.factor
-        core = jax.scipy.linalg.cho_factor(jnp.eye(V.shape[1], dtype=y.dtype) + V.T @ (V / d[:, None]), lower=True)
-
-        def invert(v: jax.Array) -> jax.Array:
-            v = (v.T / d).T
-            return v - ((V @ jax.scipy.linalg.cho_solve(core, V.T @ v)).T / d).T
-
-        return _same, invert, _same, lambda v: d * v + V @ (V.T @ v)
-    if isinstance(objective, Separable) or (isinstance(objective, Quadratic) and (P is None or P.ndim == 1)):
-        h = moves * diagonal_curvature(problem, y) + D
-        root = jnp.sqrt(h)
-
-        def divide(v: jax.Array) -> jax.Array:
-            return (v.T / root).T
-
-        return divide, _same, divide, lambda v: h * v
-    H = dense_hessian(problem, y) * moves[:, None] * moves[None, :] + jnp.diag(D)
-    L = jnp.linalg.cholesky(H)
-
-    def whiten(v: jax.Array) -> jax.Array:
-        return jax.scipy.linalg.solve_triangular(L, v, lower=True)
-
-    def unwhiten(v: jax.Array) -> jax.Array:
-        return jax.scipy.linalg.solve_triangular(L, v, lower=True, trans=1)
-
-    return whiten, _same, unwhiten, lambda v: H @ v
+def _scaled(problem: FlatProblem, scales: Scales, y: jax.Array, dual: Dual) -> _Iterate:
+    """A point in the terms of the scaled problem."""
+    box, d, c = problem.box, scales.variables, scales.objective
+    below = jnp.where(jnp.isfinite(box.lower), y - box.lower, 1.0)
+    above = jnp.where(jnp.isfinite(box.upper), box.upper - y, 1.0)
+    nu = jnp.ravel(dual.equality) * c / scales.rows
+    return _Iterate(y / d, nu, below / d, above / d, dual.lower * d * c, dual.upper * d * c)
 
 
-def _same(v: jax.Array) -> jax.Array:
-    return v
+def _last_ray(problem: FlatProblem, nu: jax.Array, claim: jax.Array, solved: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Where the method ended without an answer, `nu` may point to a proof of infeasibility and not be one yet: its
+    `w = A'nu` does not quite vanish where it must. It is then projected onto the `nu` for which it does."""
+    box, A = problem.box, dense(problem.equality.rows(problem.box.lower.size))
+    eye = jnp.eye(len(A), dtype=A.dtype)
 
+    def purified() -> jax.Array:
+        def again(_: int, nu: jax.Array) -> jax.Array:
+            nu = nu / jnp.maximum(jnp.max(jnp.abs(nu)), jnp.finfo(nu.dtype).tiny)
+            w = A.T @ nu
+            bound = jnp.where(w > 0, box.lower, box.upper)
+            B = jnp.where(jnp.isfinite(bound), 0.0, A)
+            # nu - B (B'B)^+ B'nu, by two steps of inverse iteration with B B'.
+            delta = regularisation(A.dtype)
+            factor = jax.scipy.linalg.cho_factor(B @ B.T + delta * eye)
+            for _ in range(2):
+                nu = delta * jax.scipy.linalg.cho_solve(factor, nu)
+            return nu
 
-def _factorised(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array, reg: float) -> Any:
-    """`(r, s) -> (dy, dnu)` with `(H + D) dy + A'dnu = r` and `A dy - delta dnu = s`; no step where `moves` is zero."""
-    A = dense(problem.equality.rows(y.size)) * moves
-    whiten, middle, unwhiten, multiply = _parts_of_inverse(problem, y, jnp.where(moves > 0, D + reg, 1.0), moves)
-    V = whiten(A.T)
-    S = V.T @ middle(V)
-    # The proximal term is to be as small as rounding allows: it slows the approach to A y = b. Only where the
-    # factorisation fails (dependent rows, near the end) does it grow with the pivots.
-    pivots = jnp.diag(S)
-    e = jax.lax.rsqrt(pivots + reg)
-    scaled, least, more = S * e[:, None] * e, jnp.full_like(e, reg), 16 * float(jnp.finfo(y.dtype).eps) * pivots
+        return jax.lax.fori_loop(0, 5, again, nu)
 
-    def cholesky(delta: jax.Array) -> jax.Array:
-        return jnp.linalg.cholesky(scaled + jnp.diag(delta * e * e)) if len(A) else scaled
-
-    factor = cholesky(least)
-    good = jnp.all(jnp.isfinite(jnp.diag(factor)))
-    delta = jnp.where(good, least, least + more)
-    factor = jax.lax.cond(good, lambda: factor, lambda: cholesky(delta))
-
-    def once(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
-        w = whiten(r)
-        dnu = e * jax.scipy.linalg.cho_solve((factor, True), e * (V.T @ middle(w) - s)) if len(A) else s
-        return unwhiten(middle(w - V @ dnu)), dnu
-
-    def solve(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
-        r = moves * r
-        dy, dnu = once(r, s)
-        for _ in range(2):
-            more = once(r - multiply(dy) - A.T @ dnu, s - A @ dy + delta * dnu)
-            dy, dnu = dy + more[0], dnu + more[1]
-        return dy, dnu
-
-    return solve
+    ray = jax.lax.cond((claim == Status.MAX_ITERATIONS) & ~solved, purified, lambda: nu)
+    found = (claim == Status.MAX_ITERATIONS) & ~solved & certificate_of_infeasibility(problem, ray)
+    return jnp.where(found, ray, nu), jnp.where(found, Status.PRIMAL_INFEASIBLE, claim)
 
 
 # --------------------------------------------------------------------------------------------- the method
@@ -215,12 +186,12 @@ def _start_inside(problem: FlatProblem, init: jax.Array, has: Any) -> _Iterate:
     return _Iterate(y, jnp.zeros_like(problem.equality.target).ravel(), below, above, zl, zu)
 
 
-def _start_quadratic(problem: FlatProblem, has: Any, moves: jax.Array, reg: float) -> _Iterate:
+def _start_quadratic(problem: FlatProblem, has: Any, moves: jax.Array) -> _Iterate:
     """Mehrotra's: the least-squares point of the equality, its slacks and multipliers shifted to be positive."""
     lower, upper = problem.box.lower, problem.box.upper
     objective, equality = problem.objective, problem.equality
     y = jnp.where(moves > 0, 0.0, lower)
-    solve = _factorised(problem, y, jnp.ones_like(y), moves, reg)
+    solve = factorised(problem, y, jnp.ones_like(y), moves)
     target = jnp.ravel(equality.target - equality.product(y))
     dy, nu = solve(-objective.gradient(y), target)
     y = y + moves * dy
@@ -257,12 +228,11 @@ def _longest(value: jax.Array, step: jax.Array) -> jax.Array:
     )
 
 
-def _iterate(problem: FlatProblem, init: jax.Array, measure: Any, tol: float, max_iterations: int) -> _State:
+def _iterate(problem: FlatProblem, init: jax.Array, warm: Any, measure: Any, tol: float, max_iterations: int) -> _State:
     objective, equality, (lower, upper) = problem.objective, problem.equality, (problem.box.lower, problem.box.upper)
     dtype, eps = init.dtype, float(jnp.finfo(init.dtype).eps)
     quadratic = isinstance(objective, Quadratic)
     linear = quadratic and objective.P is None
-    reg = eps**0.6
     fixed = lower == upper
     moves = (~fixed).astype(dtype)
     has = (lower > -_INFINITE) & ~fixed, (upper < _INFINITE) & ~fixed
@@ -298,7 +268,7 @@ def _iterate(problem: FlatProblem, init: jax.Array, measure: Any, tol: float, ma
         mu = gap(p)
         rd, rp = conditions(p)
         D = p.zl / p.below + p.zu / p.above
-        solve = _factorised(problem, p.y, D, moves, reg)
+        solve = factorised(problem, p.y, D, moves)
         affine = direction(p, solve, rd, rp, -p.below * p.zl, -p.above * p.zu)
         ap = jnp.minimum(_longest(p.below, affine.below), _longest(p.above, affine.above))
         ad = jnp.minimum(_longest(p.zl, affine.zl), _longest(p.zu, affine.zu))
@@ -328,6 +298,7 @@ def _iterate(problem: FlatProblem, init: jax.Array, measure: Any, tol: float, ma
         finite = jnp.all(jnp.isfinite(following.y)) & jnp.isfinite(largest)
         better = finite & (largest < state.smallest)
         progress = finite & (largest < 0.9 * state.mark)
+        report(state.iterations + 1, objective(following.y), largest)
         infeasible = certificate_of_infeasibility(problem, following.nu)
         claim = jnp.where(infeasible, Status.PRIMAL_INFEASIBLE, Status.MAX_ITERATIONS)
         # A proof that there is no solution is kept as the last iterate.
@@ -369,23 +340,20 @@ def _iterate(problem: FlatProblem, init: jax.Array, measure: Any, tol: float, ma
         stuck = state.since >= _PATIENCE
         return ~enough & ~stuck & (state.claim == Status.MAX_ITERATIONS) & (state.iterations < max_iterations)
 
-    first = _start_quadratic(problem, has, moves, reg) if quadratic else _start_inside(problem, init, has)
-    count_from = jnp.zeros((), jnp.int32)
-    start = _State(
-        first,
-        first,
-        jnp.asarray(jnp.inf, dtype),
-        jnp.asarray(jnp.inf, dtype),
-        count_from,
-        jnp.where(_is_convex(objective, reg), Status.MAX_ITERATIONS, Status.INVALID).astype(jnp.int32),
-        count_from,
-    )
+    first = _start_quadratic(problem, has, moves) if quadratic else _start_inside(problem, init, has)
+    best, smallest = (first, measure(first)) if warm is None else warm
+    smallest = jnp.where(jnp.isfinite(smallest), smallest, jnp.inf)
+    convex = is_convex(problem, first.y) if quadratic else True
+    none = jnp.zeros((), jnp.int32)
+    claim = jnp.where(convex, Status.MAX_ITERATIONS, Status.INVALID).astype(jnp.int32)
+    report(none, objective(first.y), smallest)
+    start = _State(first, best, smallest, jnp.full_like(smallest, jnp.inf), none, claim, none)
     return jax.lax.while_loop(unfinished, step, start)
 
 
 # ------------------------------------------------------------------------------------------------ polish
-def _polished(problem: FlatProblem, y: jax.Array, dual: Dual, smallest: jax.Array) -> tuple[jax.Array, Dual]:
-    """One Newton step on the active set of the point, kept if the KKT residuals are no larger for it."""
+def _polished(problem: FlatProblem, y: jax.Array, dual: Dual, smallest: jax.Array) -> tuple[jax.Array, Dual, jax.Array]:
+    """One Newton step on the active set of the point, kept if the largest KKT residual is no larger for it."""
     below, above = held_by(problem, y, dual.equality, dual.lower, dual.upper)
     lower, upper = problem.box.lower, problem.box.upper
     below = below | (lower == upper)
@@ -399,4 +367,5 @@ def _polished(problem: FlatProblem, y: jax.Array, dual: Dual, smallest: jax.Arra
     new_dual = Dual(nu + dnu, *bound_multipliers(problem, candidate, nu + dnu))
     largest = residuals(problem, candidate, new_dual).largest
     better = largest <= smallest
-    return jax.tree.map(lambda a, b: jnp.where(better, a, b), (candidate, new_dual), (y, dual))
+    chosen = jax.tree.map(lambda a, b: jnp.where(better, a, b), (candidate, new_dual), (y, dual))
+    return *chosen, jnp.where(better, largest, smallest)

@@ -1,0 +1,148 @@
+"""The linear system of an interior-point step, and what its factorisation tells of the objective.
+
+    (H + D) dy + A'dnu = r,      A dy - delta dnu = s,      dy = 0 on the coordinates that do not move
+
+with `D > 0` from the barrier. Both blocks are regularised, as in a proximal point method, by as little as rounding
+allows: the factorisations exist for dependent rows and flat objectives too.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from kkt_solvers import _sparse
+from kkt_solvers._arrays import dense
+from kkt_solvers._linear import SparseKKT, choose, dense_hessian, diagonal_curvature, unit_rows
+from kkt_solvers._objectives import LowRank, Quadratic, Separable
+from kkt_solvers._problem import FlatProblem
+
+Solve = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+Map = Callable[[jax.Array], jax.Array]
+
+
+def regularisation(dtype: Any) -> float:
+    """Of a problem that is equilibrated."""
+    return float(jnp.finfo(dtype).eps) ** 0.6
+
+
+def is_sparse(problem: FlatProblem) -> bool:
+    """Whether the system is factorised as a sparse matrix."""
+    return isinstance(choose(problem), SparseKKT)
+
+
+def is_convex(problem: FlatProblem, y: jax.Array) -> jax.Array:
+    """Whether the Hessian at `y` is positive semidefinite up to rounding, for a dense one; others are taken at the
+    user's word. A Hessian that is not finite tells nothing."""
+    objective, reg = problem.objective, 10 * regularisation(y.dtype)
+    P = objective.P if isinstance(objective, Quadratic) else None
+    if isinstance(objective, Separable) or isinstance(P, LowRank) or (isinstance(objective, Quadratic) and P is None):
+        return jnp.ones((), bool)
+    if isinstance(P, jax.Array) and P.ndim == 1:
+        return jnp.min(P, initial=0) >= -reg
+    if is_sparse(problem):
+        return jnp.ones((), bool)
+    H, _ = unit_rows(dense_hessian(problem, y))
+    factor = jnp.linalg.cholesky(H + reg * jnp.eye(len(H), dtype=H.dtype))
+    return jnp.all(jnp.isfinite(jnp.diag(factor))) | ~jnp.all(jnp.isfinite(H))
+
+
+def factorised(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array) -> Solve:
+    """`(r, s) -> (dy, dnu)`; `moves` is one on the coordinates that do and zero on the others."""
+    reg = regularisation(y.dtype)
+    D = jnp.where(moves > 0, D + reg, 1.0)
+    return _sparse_system(problem, D, moves, reg) if is_sparse(problem) else _dense_system(problem, y, D, moves, reg)
+
+
+def _sparse_system(problem: FlatProblem, D: jax.Array, moves: jax.Array, reg: float) -> Solve:
+    objective, A = problem.objective, problem.equality.rows(D.size)
+    assert isinstance(objective, Quadratic)
+    solve = _sparse.factorised(objective.P, A, moves, D, jnp.full(A.shape[0], reg, D.dtype), 0.0)
+
+    def both(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x = solve(jnp.concatenate([moves * r, s]))
+        return x[: D.size], x[D.size :]
+
+    return both
+
+
+class _Inverse(NamedTuple):
+    """`K = H + diag(D)` and maps with `K^{-1} = unwhiten middle whiten`. Where the structure of `H` allows, `middle`
+    is the identity and `unwhiten = whiten'`, so that `A K^{-1} A'` is formed as a square."""
+
+    whiten: Map
+    middle: Map
+    unwhiten: Map
+    product: Map
+
+
+def _inverse(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array) -> _Inverse:
+    objective = problem.objective
+    P = objective.P if isinstance(objective, Quadratic) else None
+    if isinstance(P, LowRank):
+        d, V = moves * P.diagonal + D, moves[:, None] * P.factor
+        core = jax.scipy.linalg.cho_factor(jnp.eye(V.shape[1], dtype=y.dtype) + V.T @ (V / d[:, None]), lower=True)
+
+        def invert(v: jax.Array) -> jax.Array:
+            v = (v.T / d).T
+            return v - ((V @ jax.scipy.linalg.cho_solve(core, V.T @ v)).T / d).T
+
+        return _Inverse(_same, invert, _same, lambda v: d * v + V @ (V.T @ v))
+    if isinstance(objective, Separable) or (isinstance(objective, Quadratic) and (P is None or P.ndim == 1)):
+        h = moves * diagonal_curvature(problem, y) + D
+        root = jnp.sqrt(h)
+
+        def divide(v: jax.Array) -> jax.Array:
+            return (v.T / root).T
+
+        return _Inverse(divide, _same, divide, lambda v: h * v)
+    H = dense_hessian(problem, y) * moves[:, None] * moves[None, :] + jnp.diag(D)
+    L = jnp.linalg.cholesky(H)
+
+    def whiten(v: jax.Array) -> jax.Array:
+        return jax.scipy.linalg.solve_triangular(L, v, lower=True)
+
+    def unwhiten(v: jax.Array) -> jax.Array:
+        return jax.scipy.linalg.solve_triangular(L, v, lower=True, trans=1)
+
+    return _Inverse(whiten, _same, unwhiten, lambda v: H @ v)
+
+
+def _same(v: jax.Array) -> jax.Array:
+    return v
+
+
+def _dense_system(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array, reg: float) -> Solve:
+    A = dense(problem.equality.rows(y.size)) * moves
+    inverse = _inverse(problem, y, D, moves)
+    V = inverse.whiten(A.T)
+    S = V.T @ inverse.middle(V)
+    # The proximal term slows the approach to A y = b. Only where the factorisation fails (dependent rows, near the
+    # end) does it grow with the pivots.
+    pivots = jnp.diag(S)
+    e = jax.lax.rsqrt(pivots + reg)
+    scaled, least, more = S * e[:, None] * e, jnp.full_like(e, reg), 16 * float(jnp.finfo(y.dtype).eps) * pivots
+
+    def cholesky(delta: jax.Array) -> jax.Array:
+        return jnp.linalg.cholesky(scaled + jnp.diag(delta * e * e)) if len(A) else scaled
+
+    factor = cholesky(least)
+    good = jnp.all(jnp.isfinite(jnp.diag(factor)))
+    delta = jnp.where(good, least, least + more)
+    factor = jax.lax.cond(good, lambda: factor, lambda: cholesky(delta))
+
+    def once(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
+        w = inverse.whiten(r)
+        dnu = e * jax.scipy.linalg.cho_solve((factor, True), e * (V.T @ inverse.middle(w) - s)) if len(A) else s
+        return inverse.unwhiten(inverse.middle(w - V @ dnu)), dnu
+
+    def solve(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
+        r = moves * r
+        dy, dnu = once(r, s)
+        for _ in range(2):
+            again = once(r - inverse.product(dy) - A.T @ dnu, s - A @ dy + delta * dnu)
+            dy, dnu = dy + again[0], dnu + again[1]
+        return dy, dnu
+
+    return solve
