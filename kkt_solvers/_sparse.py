@@ -81,9 +81,10 @@ def _factor(shift: float, P: Any, P_at: Any, A: Any, A_at: Any, mask: Any, d: An
     signs = np.where(diagonal < n, 1.0, -1.0)
     scaled = scipy.sparse.diags(scale) @ K @ scipy.sparse.diags(scale) + shift * scipy.sparse.diags(signs)
     try:
-        # A quasidefinite matrix has a factorisation for every symmetric ordering: no pivoting, little fill.
+        # A quasidefinite matrix has a factorisation for every symmetric ordering, so a pivot off the diagonal is taken
+        # only where that on it is tiny: nearly the fill of a symmetric factorisation, the accuracy of a pivoted one.
         factor = scipy.sparse.linalg.splu(
-            scaled.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
+            scaled.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=1e-3, options={"SymmetricMode": True}
         )
     except RuntimeError:
         return None
@@ -100,11 +101,13 @@ def _solve(shift: float, name: Any, b: Any, *data: Any) -> np.ndarray:
     if found is None or not np.all(np.isfinite(b)):
         return np.full_like(b, np.nan)
     K, scale, factor = found
-    rest, x = b.astype(float), np.zeros(b.size)
-    size = np.max(np.abs(rest), initial=0)
+    x, rest = np.zeros(b.size), b.astype(float)
+    smallest = np.inf
     for _ in range(_REFINEMENTS):
-        x += scale * factor.solve(scale * rest)
-        rest = b - K @ x
-        if not np.max(np.abs(rest), initial=0) > 1e-14 * size:
+        following = x + scale * factor.solve(scale * rest)
+        rest = b - K @ following
+        largest = np.max(np.abs(rest), initial=0)
+        if not largest < 0.5 * smallest:
             break
+        x, smallest = following, largest
     return x.astype(b.dtype)

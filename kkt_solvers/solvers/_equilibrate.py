@@ -44,12 +44,15 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, sparse: bool) -> tupl
         return d, e * jax.lax.rsqrt(jnp.where(size > 0, size, 1.0))
 
     d, e = jax.lax.fori_loop(0, _ROUNDS, rounds, (jnp.ones_like(init), jnp.ones(A.shape[0], init.dtype)))
+    target = jnp.ravel(problem.equality.target)
     c, scaled = jnp.ones((), init.dtype), objective
     if isinstance(objective, Quadratic):
+        # Variables of the size of the right-hand side: a proximal term counts in that unit.
+        unit = jnp.maximum(jnp.max(jnp.abs(e * target), initial=0), 1.0)
+        d, e = unit * d, e / unit
         size = jnp.maximum(jnp.max(jnp.abs(d * objective.q), initial=0), jnp.max(_column_sizes(P, d), initial=0))
         c = 1 / jnp.where(size > 0, size, 1.0)
         scaled = Quadratic(_times(P, d, c), c * d * objective.q)
-    target = jnp.ravel(problem.equality.target)
     box = Box(problem.box.lower / d, problem.box.upper / d)
     return FlatProblem(scaled, Affine(scaled_matrix(e, A, d), e * target), box), Scales(d, e, c)
 

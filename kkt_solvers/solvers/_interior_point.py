@@ -286,7 +286,7 @@ def _iterate(problem: FlatProblem, init: jax.Array, warm: Any, measure: Any, tol
         ap = jnp.minimum(_longest(p.below, d.below), _longest(p.above, d.above))
         ad = jnp.minimum(_longest(p.zl, d.zl), _longest(p.zu, d.zu))
         # Near the end a quadratic program may go all the way; another objective's slope may be infinite there.
-        keep = jnp.clip(1 - mu, _TO_BOUNDARY, 1.0) if quadratic else _TO_BOUNDARY
+        keep = jnp.clip(1 - mu, _TO_BOUNDARY, 1.0 - 1e-6) if quadratic else _TO_BOUNDARY
         ap, ad = jnp.minimum(1.0, keep * ap), jnp.minimum(1.0, keep * ad)
         if not linear:
             ap = ad = jnp.minimum(ap, ad)

@@ -18,6 +18,10 @@ from kkt_solvers._linear import SparseKKT, choose, dense_hessian, diagonal_curva
 from kkt_solvers._objectives import LowRank, Quadratic, Separable
 from kkt_solvers._problem import FlatProblem
 
+# A proximal term slows the method down, by as much as variables and multipliers are large. Where the factorisation
+# pivots, or there is none, this part of the regularisation is enough.
+_LEAST = 1e-4
+
 Solve = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 Map = Callable[[jax.Array], jax.Array]
 
@@ -50,15 +54,25 @@ def is_convex(problem: FlatProblem, y: jax.Array) -> jax.Array:
 
 def factorised(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array) -> Solve:
     """`(r, s) -> (dy, dnu)`; `moves` is one on the coordinates that do and zero on the others."""
-    reg = regularisation(y.dtype)
-    D = jnp.where(moves > 0, D + reg, 1.0)
-    return _sparse_system(problem, D, moves, reg) if is_sparse(problem) else _dense_system(problem, y, D, moves, reg)
+    return _sparse_system(problem, D, moves) if is_sparse(problem) else _dense_system(problem, y, D, moves)
 
 
-def _sparse_system(problem: FlatProblem, D: jax.Array, moves: jax.Array, reg: float) -> Solve:
+def _cholesky(K: jax.Array, least: jax.Array, more: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The factor of `K + diag(shift)`, and the shift: `least`, or `more` where `K` needs it to be definite."""
+    if len(K) == 0:
+        return K, least
+    factor = jnp.linalg.cholesky(K + jnp.diag(least))
+    good = jnp.all(jnp.isfinite(jnp.diag(factor)))
+    factor = jax.lax.cond(good, lambda: factor, lambda: jnp.linalg.cholesky(K + jnp.diag(more)))
+    return factor, jnp.where(good, least, more)
+
+
+def _sparse_system(problem: FlatProblem, D: jax.Array, moves: jax.Array) -> Solve:
     objective, A = problem.objective, problem.equality.rows(D.size)
     assert isinstance(objective, Quadratic)
-    solve = _sparse.factorised(objective.P, A, moves, D, jnp.full(A.shape[0], reg, D.dtype), 0.0)
+    least = _LEAST * regularisation(D.dtype)
+    D, delta = jnp.where(moves > 0, D + least, 1.0), jnp.full(A.shape[0], least, D.dtype)
+    solve = _sparse.factorised(objective.P, A, moves, D, delta, 0.0)
 
     def both(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = solve(jnp.concatenate([moves * r, s]))
@@ -79,6 +93,7 @@ class _Inverse(NamedTuple):
 
 def _inverse(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array) -> _Inverse:
     objective = problem.objective
+    reg = regularisation(y.dtype)
     P = objective.P if isinstance(objective, Quadratic) else None
     if isinstance(P, LowRank):
         d, V = moves * P.diagonal + D, moves[:, None] * P.factor
@@ -98,7 +113,7 @@ def _inverse(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array)
 
         return _Inverse(divide, _same, divide, lambda v: h * v)
     H = dense_hessian(problem, y) * moves[:, None] * moves[None, :] + jnp.diag(D)
-    L = jnp.linalg.cholesky(H)
+    L, shift = _cholesky(H, reg * moves, (reg + 16 * float(jnp.finfo(y.dtype).eps) * jnp.diag(H)) * moves)
 
     def whiten(v: jax.Array) -> jax.Array:
         return jax.scipy.linalg.solve_triangular(L, v, lower=True)
@@ -106,31 +121,23 @@ def _inverse(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array)
     def unwhiten(v: jax.Array) -> jax.Array:
         return jax.scipy.linalg.solve_triangular(L, v, lower=True, trans=1)
 
-    return _Inverse(whiten, _same, unwhiten, lambda v: H @ v)
+    return _Inverse(whiten, _same, unwhiten, lambda v: H @ v + shift * v)
 
 
 def _same(v: jax.Array) -> jax.Array:
     return v
 
 
-def _dense_system(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array, reg: float) -> Solve:
+def _dense_system(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array) -> Solve:
     A = dense(problem.equality.rows(y.size)) * moves
-    inverse = _inverse(problem, y, D, moves)
+    reg, eps = regularisation(y.dtype), float(jnp.finfo(y.dtype).eps)
+    inverse = _inverse(problem, y, jnp.where(moves > 0, D + _LEAST * reg, 1.0), moves)
     V = inverse.whiten(A.T)
     S = V.T @ inverse.middle(V)
-    # The proximal term slows the approach to A y = b. Only where the factorisation fails (dependent rows, near the
-    # end) does it grow with the pivots.
     pivots = jnp.diag(S)
     e = jax.lax.rsqrt(pivots + reg)
-    scaled, least, more = S * e[:, None] * e, jnp.full_like(e, reg), 16 * float(jnp.finfo(y.dtype).eps) * pivots
-
-    def cholesky(delta: jax.Array) -> jax.Array:
-        return jnp.linalg.cholesky(scaled + jnp.diag(delta * e * e)) if len(A) else scaled
-
-    factor = cholesky(least)
-    good = jnp.all(jnp.isfinite(jnp.diag(factor)))
-    delta = jnp.where(good, least, least + more)
-    factor = jax.lax.cond(good, lambda: factor, lambda: cholesky(delta))
+    factor, shift = _cholesky(S * e[:, None] * e, _LEAST * reg * e * e, (reg + 16 * eps * pivots) * e * e)
+    delta = shift / (e * e)
 
     def once(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
         w = inverse.whiten(r)
