@@ -26,6 +26,8 @@ from kkt_solvers.solvers._equilibrate import Scales, equilibrated
 from kkt_solvers.solvers._newton import factorised, is_convex, is_sparse, regularisation
 
 _TO_BOUNDARY = 0.99  # the part of the way to the nearest bound that a step may go, at least
+_SHORT = 0.8  # steps below it are corrected, up to so many times
+_CORRECTORS = 3
 _BACKTRACKS = 30
 _PATIENCE = 25  # iterations without progress
 _INFINITE = 1e15  # bounds beyond this are none
@@ -246,22 +248,63 @@ def _iterate(problem: FlatProblem, init: jax.Array, warm: Any, measure: Any, tol
     def gap(p: _Iterate) -> jax.Array:
         return (jnp.vdot(p.below, p.zl) + jnp.vdot(p.above, p.zu)) / count
 
-    def direction(p: _Iterate, solve: Any, rd: Any, rp: Any, low: Any, high: Any) -> _Iterate:
+    def direction(p: _Iterate, solve: Any, rd: Any, rp: Any, low: Any, high: Any, part: float = 1.0) -> _Iterate:
         # zl dbelow + below dzl = low and zu dabove + above dzu = high, with dbelow = dy + rl and dabove = ru - dy:
         # the slacks need not be those of y before the end.
         rl, ru = jnp.where(has[0], p.y - lower - p.below, 0.0), jnp.where(has[1], upper - p.y - p.above, 0.0)
+        rl, ru = part * rl, part * ru  # none of it for a corrector, whose rd and rp are zero too
         dy, dnu = solve(-rd + (low - p.zl * rl) / p.below - (high - p.zu * ru) / p.above, -rp)
         dl, du = jnp.where(has[0], dy + rl, 0.0), jnp.where(has[1], ru - dy, 0.0)
         return _Iterate(dy, dnu, dl, du, (low - p.zl * dl) / p.below, (high - p.zu * du) / p.above)
 
-    def advance(p: _Iterate, d: _Iterate, primal: jax.Array, dual: jax.Array) -> _Iterate:
+    def advance(p: _Iterate, d: _Iterate, primal: jax.Array, dual: jax.Array, *, clip: bool = True) -> _Iterate:
         a = _Iterate(primal, dual, primal, primal, dual, dual)
         q = jax.tree.map(lambda value, step, size: value + size * step, p, d, a)
+        if not clip:
+            return q
         tiny = jnp.finfo(dtype).tiny
         return q._replace(
             below=jnp.where(has[0], jnp.maximum(q.below, tiny), 1.0),
             above=jnp.where(has[1], jnp.maximum(q.above, tiny), 1.0),
         )
+
+    def longest(p: _Iterate, d: _Iterate) -> tuple[jax.Array, jax.Array]:
+        primal = jnp.minimum(_longest(p.below, d.below), _longest(p.above, d.above))
+        dual = jnp.minimum(_longest(p.zl, d.zl), _longest(p.zu, d.zu))
+        both = jnp.minimum(primal, dual)
+        return (primal, dual) if linear else (both, both)
+
+    def corrected(
+        p: _Iterate, solve: Any, d: _Iterate, ap: jax.Array, ad: jax.Array, centre: jax.Array
+    ) -> tuple[_Iterate, jax.Array, jax.Array]:
+        """While the step is short: aim at a longer one, and bring the products that are far from `centre` there nearer
+        to it. One more solve with the same factor each."""
+
+        def towards(product: jax.Array, there: Any) -> jax.Array:
+            return jnp.where(
+                there, jnp.maximum(jnp.clip(product, 0.1 * centre, 10 * centre) - product, -10 * centre), 0
+            )
+
+        def once(state: Any) -> Any:
+            d, ap, ad, tries, _ = state
+            further = advance(p, d, jnp.minimum(1.0, 1.2 * ap + 0.2), jnp.minimum(1.0, 1.2 * ad + 0.2), clip=False)
+            low, high = towards(further.below * further.zl, has[0]), towards(further.above * further.zu, has[1])
+            more = direction(p, solve, jnp.zeros_like(p.y), jnp.zeros_like(p.nu), low, high, part=0.0)
+            new = jax.tree.map(jnp.add, d, more)
+            new_ap, new_ad = longest(p, new)
+            better = new_ap + new_ad >= ap + ad + 0.02
+            return (
+                *jax.tree.map(lambda a, b: jnp.where(better, a, b), (new, new_ap, new_ad), (d, ap, ad)),
+                tries + 1,
+                better,
+            )
+
+        def short(state: Any) -> jax.Array:
+            _, ap, ad, tries, better = state
+            return better & (jnp.minimum(ap, ad) < _SHORT) & (tries < _CORRECTORS)
+
+        start = (d, ap, ad, jnp.zeros((), jnp.int32), jnp.ones((), bool))
+        return jax.lax.while_loop(short, once, start)[:3]
 
     def step(state: _State) -> _State:
         p = state.now
@@ -270,10 +313,7 @@ def _iterate(problem: FlatProblem, init: jax.Array, warm: Any, measure: Any, tol
         D = p.zl / p.below + p.zu / p.above
         solve = factorised(problem, p.y, D, moves)
         affine = direction(p, solve, rd, rp, -p.below * p.zl, -p.above * p.zu)
-        ap = jnp.minimum(_longest(p.below, affine.below), _longest(p.above, affine.above))
-        ad = jnp.minimum(_longest(p.zl, affine.zl), _longest(p.zu, affine.zu))
-        if not linear:
-            ap = ad = jnp.minimum(ap, ad)
+        ap, ad = longest(p, affine)
         reached = gap(advance(p, affine, ap, ad))
         sigma = jnp.clip((reached / jnp.where(mu > 0, mu, 1.0)) ** 3, 0.0, 1.0)
         sigma = jnp.where(mu > 0, sigma, 0.0)
@@ -283,13 +323,12 @@ def _iterate(problem: FlatProblem, init: jax.Array, warm: Any, measure: Any, tol
         low = jnp.where(has[0], centre - p.below * p.zl - (affine.below * affine.zl if quadratic else 0.0), 0.0)
         high = jnp.where(has[1], centre - p.above * p.zu - (affine.above * affine.zu if quadratic else 0.0), 0.0)
         d = direction(p, solve, rd, rp, low, high)
-        ap = jnp.minimum(_longest(p.below, d.below), _longest(p.above, d.above))
-        ad = jnp.minimum(_longest(p.zl, d.zl), _longest(p.zu, d.zu))
+        ap, ad = longest(p, d)
+        if quadratic:
+            d, ap, ad = corrected(p, solve, d, ap, ad, centre)
         # Near the end a quadratic program may go all the way; another objective's slope may be infinite there.
         keep = jnp.clip(1 - mu, _TO_BOUNDARY, 1.0 - 1e-6) if quadratic else _TO_BOUNDARY
-        ap, ad = jnp.minimum(1.0, keep * ap), jnp.minimum(1.0, keep * ad)
-        if not linear:
-            ap = ad = jnp.minimum(ap, ad)
+        ap, ad = keep * ap, keep * ad
         if not quadratic:
             ap = ad = backtracked(p, d, ap, centre)
         following = advance(p, d, ap, ad)
@@ -337,7 +376,7 @@ def _iterate(problem: FlatProblem, init: jax.Array, warm: Any, measure: Any, tol
     def unfinished(state: _State) -> jax.Array:
         # Past the tolerance a few more iterations are cheap, and tell active bounds from free ones cleanly.
         enough = (state.smallest <= 1e-3 * tol) | ((state.smallest <= tol) & (state.since >= 2))
-        stuck = state.since >= _PATIENCE
+        stuck = (state.since >= _PATIENCE) | (gap(state.now) <= eps * eps)
         return ~enough & ~stuck & (state.claim == Status.MAX_ITERATIONS) & (state.iterations < max_iterations)
 
     first = _start_quadratic(problem, has, moves) if quadratic else _start_inside(problem, init, has)

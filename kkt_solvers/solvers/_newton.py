@@ -136,7 +136,7 @@ def _dense_system(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.A
     S = V.T @ inverse.middle(V)
     pivots = jnp.diag(S)
     e = jax.lax.rsqrt(pivots + reg)
-    factor, shift = _cholesky(S * e[:, None] * e, _LEAST * reg * e * e, (reg + 16 * eps * pivots) * e * e)
+    factor, shift = _cholesky(S * e[:, None] * e, reg * e * e, (reg + 16 * eps * pivots) * e * e)
     delta = shift / (e * e)
 
     def once(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
