@@ -29,7 +29,7 @@ _TO_BOUNDARY = 0.99  # the part of the way to the nearest bound that a step may 
 _SHORT = 0.8  # steps below it are corrected, up to so many times
 _CORRECTORS = 3
 _BACKTRACKS = 30
-_PATIENCE = 25  # iterations without progress
+_PATIENCE = 50  # iterations without progress
 _INFINITE = 1e15  # bounds beyond this are none
 
 
