@@ -29,6 +29,7 @@ _TO_BOUNDARY = 0.99  # the part of the way to the nearest bound that a step may 
 _SHORT = 0.8  # steps below it are corrected, up to so many times
 _CORRECTORS = 3
 _BACKTRACKS = 30
+_CURVED = 10.0  # the logarithm of the largest part of a slack that a curved step may take
 _PATIENCE = 50  # iterations without progress
 _INFINITE = 1e15  # bounds beyond this are none
 
@@ -118,22 +119,33 @@ class InteriorPoint(Solver):
 def _unscaled(problem: FlatProblem, scales: Scales, point: _Iterate) -> tuple[jax.Array, Dual]:
     """The point in the terms of the problem.
 
-    A bound at which the slope is infinite is not reached, though rounding may say so: y is then the number beside it,
-    and the multiplier of the bound takes up what is left of the slope. So does that of a fixed variable.
+    The multiplier of a fixed variable, and that of a steep bound beside y, takes up what is left of the slope.
     """
     box, d, c = problem.box, scales.variables, scales.objective
     y = jnp.clip(d * point.y, box.lower, box.upper)
     nu = (scales.rows * point.nu / c).reshape(problem.equality.target.shape)
     fixed = box.lower == box.upper
-    taken = fixed
-    if not isinstance(problem.objective, Quadratic):
-        taken = fixed | ~jnp.isfinite(problem.objective.gradient(y))
-        inside = jnp.clip(y, jnp.nextafter(box.lower, jnp.inf), jnp.nextafter(box.upper, -jnp.inf))
-        y = jnp.where(taken & ~fixed, inside, y)
+    y, steep = _off_steep_bounds(problem, y)
+    taken = fixed | steep
     slope = reduced_gradient(problem, y, nu)
     lower = jnp.where(taken & jnp.isfinite(box.lower), jnp.maximum(slope, 0), point.zl / (d * c))
     upper = jnp.where(taken & jnp.isfinite(box.upper), jnp.maximum(-slope, 0), point.zu / (d * c))
     return y, Dual(nu, lower, upper)
+
+
+def _off_steep_bounds(problem: FlatProblem, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A bound where the slope is infinite is not reached, though rounding may say so: there y becomes a number beside
+    it. Also where that is. What automatic differentiation says on the bound itself need not be infinite."""
+    box, objective = problem.box, problem.objective
+    if isinstance(objective, Quadratic):
+        return y, jnp.zeros(y.shape, bool)
+    info = jnp.finfo(y.dtype)
+    low = box.lower + 2 * jnp.maximum(info.tiny, info.eps * jnp.abs(box.lower))
+    high = box.upper - 2 * jnp.maximum(info.tiny, info.eps * jnp.abs(box.upper))
+    beside = jnp.where(low < high, jnp.clip(y, low, high), y)
+    there, here = objective.gradient(beside), objective.gradient(y)
+    steep = (beside != y) & ~(jnp.abs(there - here) <= 1e-2 * (1 + jnp.abs(here)))
+    return jnp.where(steep, beside, y), steep
 
 
 def _scaled(problem: FlatProblem, scales: Scales, y: jax.Array, dual: Dual) -> _Iterate:
@@ -238,7 +250,8 @@ def _iterate(problem: FlatProblem, init: jax.Array, warm: Any, measure: Any, tol
     fixed = lower == upper
     moves = (~fixed).astype(dtype)
     has = (lower > -_INFINITE) & ~fixed, (upper < _INFINITE) & ~fixed
-    count = jnp.maximum(jnp.sum(has[0]) + jnp.sum(has[1]), 1).astype(dtype)
+    bounds = jnp.sum(has[0]) + jnp.sum(has[1])
+    has_bounds, count = bounds > 0, jnp.maximum(bounds, 1).astype(dtype)
     target = equality.target
 
     def conditions(p: _Iterate) -> tuple[jax.Array, jax.Array]:
@@ -326,12 +339,9 @@ def _iterate(problem: FlatProblem, init: jax.Array, warm: Any, measure: Any, tol
         ap, ad = longest(p, d)
         if quadratic:
             d, ap, ad = corrected(p, solve, d, ap, ad, centre)
-        # Near the end a quadratic program may go all the way; another objective's slope may be infinite there.
-        keep = jnp.clip(1 - mu, _TO_BOUNDARY, 1.0 - 1e-6) if quadratic else _TO_BOUNDARY
+        keep = jnp.clip(1 - mu, _TO_BOUNDARY, 1.0 - 1e-6)
         ap, ad = keep * ap, keep * ad
-        if not quadratic:
-            ap = ad = backtracked(p, d, ap, centre)
-        following = advance(p, d, ap, ad)
+        following = advance(p, d, ap, ad) if quadratic else backtracked(p, d, ap, centre)
 
         largest = measure(following)
         finite = jnp.all(jnp.isfinite(following.y)) & jnp.isfinite(largest)
@@ -356,27 +366,60 @@ def _iterate(problem: FlatProblem, init: jax.Array, warm: Any, measure: Any, tol
             state.iterations + 1,
         )
 
-    def backtracked(p: _Iterate, d: _Iterate, longest: jax.Array, centre: jax.Array) -> jax.Array:
+    def moved(p: _Iterate, d: _Iterate, size: jax.Array, curved: jax.Array) -> _Iterate:
+        """A part of the step, in which every slack for itself keeps a hundredth of what it has: no coordinate is to
+        wait for another that overshoots.
+
+        A curved step multiplies a slack s by exp(ds / s) where it shrinks: to first order the same, and where the
+        slope of the objective is a logarithm of the slack exactly what the Newton step means.
+        """
+
+        def shorter(slack: jax.Array, step: jax.Array) -> jax.Array:
+            part = size * step / slack
+            bent = jnp.exp(jnp.maximum(part, -_CURVED))
+            straight = jnp.maximum(1 + part, 1 - _TO_BOUNDARY)
+            return slack * jnp.where(curved & (part < 0), bent, straight)
+
+        below, above = shorter(p.below, d.below), shorter(p.above, d.above)
+        near_lower = has[0] & (~has[1] | (p.below <= p.above))
+        near_upper = has[1] & ~near_lower
+        y = p.y + size * d.y
+        y = jnp.where(near_lower & (below != p.below + size * d.below), lower + below, y)
+        y = jnp.where(near_upper & (above != p.above + size * d.above), upper - above, y)
+        below = jnp.where(has[0], jnp.where(near_upper, upper - lower - above, below), 1.0)
+        above = jnp.where(has[1], jnp.where(near_lower, upper - lower - below, above), 1.0)
+
+        def followed(z: jax.Array, dz: jax.Array, slack: jax.Array, step: jax.Array) -> jax.Array:
+            # As if the slack had gone to zero and not beyond: the step of the multiplier counts on where it goes.
+            beyond = jnp.minimum(1 + size * step / slack, 0.0)
+            return jnp.maximum(z + size * dz + z * beyond, (1 - _TO_BOUNDARY) * z)
+
+        zl, zu = followed(p.zl, d.zl, p.below, d.below), followed(p.zu, d.zu, p.above, d.above)
+        return _Iterate(y, p.nu + size * d.nu, below, above, zl, zu)
+
+    def backtracked(p: _Iterate, d: _Iterate, longest: jax.Array, centre: jax.Array) -> _Iterate:
         def merit(q: _Iterate) -> jax.Array:
             rd, rp = conditions(q)
             low = jnp.where(has[0], q.below * q.zl - centre, 0.0)
             high = jnp.where(has[1], q.above * q.zu - centre, 0.0)
             return jnp.sqrt(sum(jnp.vdot(part, part) for part in (rd, rp, low, high)))
 
-        before = merit(p)
+        before, whole = merit(p), jnp.ones_like(longest)
+        curved = merit(moved(p, d, whole, jnp.ones((), bool))) < merit(moved(p, d, whole, jnp.zeros((), bool)))
 
         def too_long(state: Any) -> jax.Array:
             size, tries = state
-            after = merit(advance(p, d, size, size))
+            after = merit(moved(p, d, size, curved))
             return ~(after <= (1 - 0.01 * size) * before * (1 + 10 * eps)) & (tries < _BACKTRACKS)
 
-        size, _ = jax.lax.while_loop(too_long, lambda s: (0.5 * s[0], s[1] + 1), (longest, jnp.zeros((), jnp.int32)))
-        return size
+        start = whole, jnp.zeros((), jnp.int32)
+        size, _ = jax.lax.while_loop(too_long, lambda s: (0.5 * s[0], s[1] + 1), start)
+        return moved(p, d, size, curved)
 
     def unfinished(state: _State) -> jax.Array:
         # Past the tolerance a few more iterations are cheap, and tell active bounds from free ones cleanly.
         enough = (state.smallest <= 1e-3 * tol) | ((state.smallest <= tol) & (state.since >= 2))
-        stuck = (state.since >= _PATIENCE) | (gap(state.now) <= eps * eps)
+        stuck = (state.since >= _PATIENCE) | (has_bounds & (gap(state.now) <= eps * eps))
         return ~enough & ~stuck & (state.claim == Status.MAX_ITERATIONS) & (state.iterations < max_iterations)
 
     first = _start_quadratic(problem, has, moves) if quadratic else _start_inside(problem, init, has)
@@ -396,13 +439,13 @@ def _polished(problem: FlatProblem, y: jax.Array, dual: Dual, smallest: jax.Arra
     below, above = held_by(problem, y, dual.equality, dual.lower, dual.upper)
     lower, upper = problem.box.lower, problem.box.upper
     below = below | (lower == upper)
-    start = jnp.where(below, lower, jnp.where(above, upper, y))
+    start, _ = _off_steep_bounds(problem, jnp.where(below, lower, jnp.where(above, upper, y)))
     mask = (~(below | above)).astype(y.dtype)
     nu = dual.equality
     gradient = problem.objective.gradient(start) + problem.equality.adjoint(nu)
     right = -gradient, problem.equality.target - problem.equality.product(start)
     dy, dnu = choose(problem).solve(problem, start, mask, right)
-    candidate = jnp.clip(start + mask * dy, lower, upper)
+    candidate, _ = _off_steep_bounds(problem, jnp.clip(start + mask * dy, lower, upper))
     new_dual = Dual(nu + dnu, *bound_multipliers(problem, candidate, nu + dnu))
     largest = residuals(problem, candidate, new_dual).largest
     better = largest <= smallest
