@@ -1,0 +1,262 @@
+"""Several equalities and a separable objective: a safeguarded Newton method on the concave dual."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from kkt_solvers._arrays import dense
+from kkt_solvers._conditions import certificate_of_infeasibility, default_tolerance, row_sizes
+from kkt_solvers._elementwise import minimise_elementwise, slope_of_minimiser
+from kkt_solvers._flatten import middle_of_box
+from kkt_solvers._linear import schur, solve_semidefinite
+from kkt_solvers._objectives import Separable, as_separable
+from kkt_solvers._problem import FlatProblem
+from kkt_solvers._progress import report
+from kkt_solvers._solution import Dual, Status
+from kkt_solvers.solvers._base import Solver
+
+_TRIES = 60  # of one line search
+_PATIENCE = 6  # line searches in a row that find nothing
+
+
+@dataclass(frozen=True)
+class DualNewton(Solver):
+    """Solve `min sum_i phi(y_i) s.t. A y = b, l <= y <= u` by its dual of as many variables as `A` has rows.
+
+    The minimiser of the Lagrangian is `y = psi(-A'nu)`, with `psi` the elementwise minimiser over the box, and the
+    dual function has the gradient `A y - b` and the generalised Hessian `-A D A'`, `D = psi'(-A'nu)`. Each iteration
+    solves with `A D A'` plus a proximal term that shrinks with the gradient, as `D` vanishes wherever `y` sits on
+    bounds or saturates, and rows may be dependent. The line search looks at slopes alone: the dual is concave, so
+    slopes bound its gain, and they are exact to rounding long after differences of its values have drowned. It also
+    lengthens a step, which crosses a plateau.
+
+    Prefer it for a separable objective whose equalities are few (hundreds) beside its variables (any number): each
+    iteration costs O(n m^2). With one equality `DualBisection` is faster. Other objectives raise a `ValueError`.
+
+    Arguments:
+        tol: largest relative KKT residual of a `SOLVED` point; `None` for the default of the dtype. The root is
+            sought to rounding.
+        max_iterations: of the Newton method; most problems take 5 to 30.
+
+    Source: [qi2006] and [li2018] for the semismooth dual Newton method, [boyd2004] for the dual.
+    """
+
+    tol: float | None = None
+    max_iterations: int = 300
+
+    def run(
+        self, problem: FlatProblem, init: jax.Array, dual: Dual | None = None
+    ) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
+        objective = as_separable(problem.objective)
+        if objective is None:
+            raise ValueError(
+                "DualNewton needs a separable objective: a Separable, or a Quadratic whose P is a vector "
+                "(its diagonal); InteriorPoint takes any smooth objective"
+            )
+        tol = default_tolerance(init.dtype) if self.tol is None else self.tol
+        start = None if dual is None or dual.equality is None else dual.equality
+        y, nu, iterations, claim = dual_newton(objective, problem, start, tol, self.max_iterations)
+        return y, Dual(nu.reshape(problem.equality.target.shape), None, None), iterations, claim
+
+
+class _Point(NamedTuple):
+    s: jax.Array  # -nu, of rows scaled to a unit
+    z: jax.Array
+    y: jax.Array
+    slope: jax.Array  # of the negative dual: A y - b, scaled; NaN outside the domain
+
+
+class _State(NamedTuple):
+    now: _Point
+    best: _Point
+    smallest: jax.Array  # the residual of the best point
+    mark: jax.Array  # what it was when it last fell by half, and the iterations since
+    since: jax.Array
+    failures: jax.Array  # line searches in a row that found nothing
+    damping: jax.Array
+    ray: jax.Array
+    infeasible: jax.Array
+    iterations: jax.Array
+
+
+def dual_newton(
+    objective: Separable, problem: FlatProblem, nu: jax.Array | None, tol: float, max_iterations: int
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """`(y, nu, iterations, claim)` with `y = psi(-A'nu)` and `A y = b`. Of `problem` only the set counts."""
+    equality, lower, upper = problem.equality, problem.box.lower, problem.box.upper
+    dtype, eps = lower.dtype, float(jnp.finfo(lower.dtype).eps)
+    if equality.target.size == 0:
+        y = minimise_elementwise(objective, jnp.zeros_like(lower), lower, upper)
+        return y, equality.target, jnp.zeros((), jnp.int32), jnp.asarray(Status.SOLVED)
+    size = row_sizes(problem)
+    scale = 1 / jnp.where(size > 0, size, 1.0)
+    A = dense(equality.rows(lower.size)) * scale[:, None]
+    sizes, target = jnp.abs(A), scale * jnp.ravel(equality.target)
+    bounds = objective.gradient(lower), objective.gradient(upper)
+    rounding = 4 * eps
+
+    def at(s: jax.Array) -> _Point:
+        z = s @ A
+        y = minimise_elementwise(objective, z, lower, upper)
+        slope = A @ y - target
+        good = jnp.all(jnp.isfinite(slope)) & _in_domain(objective, z, lower, upper, *bounds)
+        return _Point(s, z, y, jnp.where(good, slope, jnp.nan))
+
+    def residual(point: _Point) -> jax.Array:
+        """The largest residual of a row, relative to the terms that cancel in it, or to a little of all rows'."""
+        terms = sizes @ jnp.abs(point.y) + jnp.abs(target)
+        terms = jnp.maximum(terms, eps**0.5 * jnp.max(terms))
+        relative = jnp.abs(point.slope) / jnp.where(terms > 0, terms, 1.0)
+        return jnp.where(jnp.all(jnp.isfinite(point.slope)), jnp.max(relative), jnp.inf)
+
+    def absolute(point: _Point) -> jax.Array:
+        rest, terms = point.slope / scale, (sizes @ jnp.abs(point.y)) / scale
+        largest = jnp.maximum(jnp.max(terms), jnp.max(jnp.abs(target / scale)))
+        return jnp.max(jnp.abs(rest)) / (1 + largest)
+
+    def step(state: _State) -> _State:
+        now = state.now
+        D = slope_of_minimiser(objective, now.z, lower, upper)
+        H = schur(A, jnp.where(jnp.isfinite(D), jnp.maximum(D, 0), 0))
+        level = jnp.max(jnp.abs(now.slope))
+        d = -_solve(H, state.damping * level, now.slope)
+        fall = -jnp.vdot(now.slope, d)
+        length, following = _search(at, now, d, fall, 0.5 * state.mark, residual)
+        moved = length > 0
+        following = jax.tree.map(lambda a, b: jnp.where(moved, a, b), following, now)
+        damping = state.damping * jnp.where(length >= 1, 0.1, jnp.where(length >= 0.2, 1.0, jnp.where(moved, 4.0, 100.0)))
+
+        new = residual(following)
+        better, halved = new < state.smallest, new <= 0.5 * state.mark
+        infeasible, ray = state.infeasible, state.ray
+        for candidate in (following.s, d, -following.slope):
+            nu = -candidate * scale
+            nu = nu / jnp.maximum(jnp.max(jnp.abs(nu)), jnp.finfo(dtype).tiny)
+            proof = certificate_of_infeasibility(problem, nu.reshape(equality.target.shape))
+            ray = jnp.where(proof & ~infeasible, nu, ray)
+            infeasible = infeasible | proof
+        report(state.iterations + 1, objective(following.y), absolute(following))
+        return _State(
+            following,
+            jax.tree.map(lambda a, b: jnp.where(better, a, b), following, state.best),
+            jnp.where(better, new, state.smallest),
+            jnp.where(halved, new, state.mark),
+            jnp.where(halved, 0, state.since + 1),
+            jnp.where(moved, 0, state.failures + 1),
+            jnp.clip(damping, 1e-15, 1e15),
+            ray,
+            infeasible,
+            state.iterations + 1,
+        )
+
+    def unfinished(state: _State) -> jax.Array:
+        good = absolute(state.best) <= tol
+        stalled = (good & (state.smallest <= tol) & (state.since >= 2)) | (state.failures >= _PATIENCE)
+        return (
+            (state.smallest > rounding)
+            & ~stalled
+            & ~state.infeasible
+            & jnp.isfinite(state.smallest)
+            & (state.iterations < max_iterations)
+        )
+
+    s = _start(objective, problem, A, None if nu is None else -jnp.ravel(nu) / scale, lambda s: residual_norm(at(s)))
+    first = at(s)
+    smallest = residual(first)
+    report(jnp.zeros((), jnp.int32), objective(first.y), absolute(first))
+    none = jnp.zeros((), jnp.int32)
+    start = _State(
+        first, first, smallest, smallest, none, none, jnp.asarray(_DAMPING, dtype), s, jnp.zeros((), bool), none
+    )
+    final = jax.lax.while_loop(unfinished, step, start)
+    converged = jnp.where(absolute(final.best) <= tol, Status.SOLVED, Status.MAX_ITERATIONS)
+    claim = jnp.where(final.infeasible, Status.PRIMAL_INFEASIBLE, converged)
+    return final.best.y, jnp.where(final.infeasible, final.ray, -final.best.s * scale), final.iterations, claim
+
+
+_DAMPING = 1e-2
+
+
+def residual_norm(point: _Point) -> jax.Array:
+    return jnp.where(jnp.all(jnp.isfinite(point.slope)), jnp.max(jnp.abs(point.slope)), jnp.inf)
+
+
+def _in_domain(
+    objective: Separable, z: jax.Array, lower: jax.Array, upper: jax.Array, at_lower: jax.Array, at_upper: jax.Array
+) -> jax.Array:
+    """Whether `z` lies in the range of `phi'` (or beyond it on the side of a bound): there `minimiser(z)` is what it
+    says. That of `-log y`, `-1 / z`, is below every bound for a positive `z`, where there is no minimiser."""
+    if objective.minimiser is None:
+        return jnp.ones((), bool)
+    free = objective.minimiser(z, objective.theta)
+    room = 8 * jnp.finfo(z.dtype).eps * (1 + jnp.abs(z))
+    wrong = (free < lower) & ~(at_lower >= z - room) | (free > upper) & ~(at_upper <= z + room)
+    return ~jnp.any(wrong | jnp.isnan(free))
+
+
+def _solve(H: jax.Array, shift: jax.Array, r: jax.Array) -> jax.Array:
+    """`(H + shift I)^{-1} r` with H scaled to a unit diagonal and shifted by rounding."""
+    eps, tiny = jnp.finfo(H.dtype).eps, jnp.finfo(H.dtype).tiny
+    diagonal = jnp.diag(H) + shift
+    e = jax.lax.rsqrt(jnp.maximum(diagonal, tiny))
+    relative = 8 * len(H) * eps
+    K = (H + shift * jnp.eye(len(H), dtype=H.dtype)) * e[:, None] * e
+    factor = jnp.linalg.cholesky(K + relative * jnp.eye(len(H), dtype=H.dtype))
+    return e * jax.scipy.linalg.cho_solve((factor, True), e * r)
+
+
+def _search(at: Any, now: _Point, d: jax.Array, fall: jax.Array, enough: jax.Array, residual: Any) -> Any:
+    """A length `t` with slope `q(t)` of the negative dual along `d` between `-fall / 2` and `fall / 4`, or nearly.
+
+    `low` and `high` hold the root of the nondecreasing `q`. From 0 to `low` the value falls by at least
+    `-low q(low)`, from there to `t` it rises by at most `(t - low) q(t)`: so a `t` past the root is taken only where
+    the first is twice the second. A residual half of the smallest so far is always good enough.
+    """
+
+    def slope(t: jax.Array) -> tuple[_Point, jax.Array]:
+        point = at(now.s + t * d)
+        q = jnp.vdot(point.slope, d)
+        return point, jnp.where(jnp.isfinite(q), q, jnp.inf)
+
+    def step(state: Any) -> Any:
+        t, low, q_low, high, q_high, _, tries = state
+        point, q = slope(t)
+        good = residual(point) <= enough
+        below = q <= 0
+        low, q_low = jnp.where(below, t, low), jnp.where(below, q, q_low)
+        high, q_high = jnp.where(below, high, t), jnp.where(below, q_high, q)
+        proved = (high < jnp.inf) & (-low * q_low >= 2 * (high - low) * q_high)
+        flat = below & (q >= -0.5 * fall)
+        chosen = jnp.where(good | flat, t, jnp.where(proved, high, 0.0))
+        longer = jnp.where(high < jnp.inf, 0.5 * (low + high), 4 * t)
+        longer = jnp.where((low == 0) & (high < jnp.inf), 0.25 * high, longer)
+        return jnp.where(chosen > 0, t, longer), low, q_low, high, q_high, chosen, tries + 1
+
+    def unfinished(state: Any) -> jax.Array:
+        chosen, tries = state[-2:]
+        return (chosen == 0) & (tries < _TRIES) & (fall > 0) & jnp.isfinite(fall)
+
+    zero = jnp.zeros_like(fall)
+    start = (zero + 1, zero, -fall, zero + jnp.inf, zero + jnp.inf, zero, jnp.zeros((), jnp.int32))
+    _, low, _, _, _, chosen, _ = jax.lax.while_loop(unfinished, step, start)
+    length = jnp.where(chosen > 0, chosen, low)
+    return length, at(now.s + length * d)
+
+
+def _start(objective: Separable, problem: FlatProblem, A: jax.Array, given: jax.Array | None, size: Any) -> jax.Array:
+    """The better of zero and, where the rows can move every z down, a point where `psi <= y` for a `y` in the box:
+    there no exponential overflows. Before both, a start that is `given`, where it is good for anything."""
+    y = middle_of_box(problem.box)
+    down = solve_semidefinite(schur(A, jnp.ones_like(y)), A @ jnp.ones_like(y))
+    w = down @ A
+    slope = objective.gradient(y)
+    length = jnp.min(jnp.where(w > 0, slope / jnp.where(w > 0, w, 1.0), jnp.inf))
+    possible = jnp.all(w > 0.1) & jnp.isfinite(length)
+    zero = jnp.zeros_like(down)
+    low = jnp.where(possible, length, 0.0) * down
+    best = jnp.where(size(low) < size(zero), low, zero)
+    if given is not None:
+        best = jnp.where(size(given) < size(best), given, best)
+    return best
