@@ -18,7 +18,7 @@ from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver
 
 _TRIES = 60  # of one line search
-_PATIENCE = 6  # line searches in a row that find nothing
+_PATIENCE = 6  # iterations without progress
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class _State(NamedTuple):
     smallest: jax.Array  # the residual of the best point
     mark: jax.Array  # what it was when it last fell by half, and the iterations since
     since: jax.Array
-    failures: jax.Array  # line searches in a row that found nothing
+    failures: jax.Array  # steps in a row that did not move the point beyond rounding
     damping: jax.Array
     ray: jax.Array
     infeasible: jax.Array
@@ -91,7 +91,7 @@ def dual_newton(
         y = minimise_elementwise(objective, jnp.zeros_like(lower), lower, upper)
         return y, equality.target, jnp.zeros((), jnp.int32), jnp.asarray(Status.SOLVED)
     size = row_sizes(problem)
-    scale = 1 / jnp.where(size > 0, size, 1.0)
+    scale = 2.0 ** -jnp.round(jnp.log2(jnp.where(size > 0, size, 1.0)))  # exact
     A = dense(equality.rows(lower.size)) * scale[:, None]
     sizes, target = jnp.abs(A), scale * jnp.ravel(equality.target)
     bounds = objective.gradient(lower), objective.gradient(upper)
@@ -126,8 +126,11 @@ def dual_newton(
         length, following = _search(at, now, d, fall, 0.5 * state.mark, residual)
         moved = length > 0
         following = jax.tree.map(lambda a, b: jnp.where(moved, a, b), following, now)
-        damping = state.damping * jnp.where(length >= 1, 0.1, jnp.where(length >= 0.2, 1.0, jnp.where(moved, 4.0, 100.0)))
+        damping = state.damping * jnp.where(
+            length >= 1, 0.1, jnp.where(length >= 0.2, 1.0, jnp.where(moved, 4.0, 100.0))
+        )
 
+        far = jnp.max(jnp.abs(following.s - now.s)) > rounding * jnp.max(jnp.abs(now.s))
         new = residual(following)
         better, halved = new < state.smallest, new <= 0.5 * state.mark
         infeasible, ray = state.infeasible, state.ray
@@ -144,7 +147,7 @@ def dual_newton(
             jnp.where(better, new, state.smallest),
             jnp.where(halved, new, state.mark),
             jnp.where(halved, 0, state.since + 1),
-            jnp.where(moved, 0, state.failures + 1),
+            jnp.where(far, 0, state.failures + 1),
             jnp.clip(damping, 1e-15, 1e15),
             ray,
             infeasible,
@@ -153,10 +156,11 @@ def dual_newton(
 
     def unfinished(state: _State) -> jax.Array:
         good = absolute(state.best) <= tol
-        stalled = (good & (state.smallest <= tol) & (state.since >= 2)) | (state.failures >= _PATIENCE)
+        enough = good & (state.since >= jnp.where(state.smallest <= tol, 2, _PATIENCE))
         return (
             (state.smallest > rounding)
-            & ~stalled
+            & ~enough
+            & (state.failures < _PATIENCE)
             & ~state.infeasible
             & jnp.isfinite(state.smallest)
             & (state.iterations < max_iterations)
