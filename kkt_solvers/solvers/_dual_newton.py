@@ -18,6 +18,8 @@ from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver
 
 _TRIES = 60  # of one line search
+_DAMPING = 1e-2  # of the first iteration, relative to the gradient
+_TAME = 1e6  # the largest gradient, relative to b, of a start worth starting from
 _PATIENCE = 6  # iterations without progress
 
 
@@ -65,7 +67,8 @@ class _Point(NamedTuple):
     s: jax.Array  # -nu, of rows scaled to a unit
     z: jax.Array
     y: jax.Array
-    slope: jax.Array  # of the negative dual: A y - b, scaled; NaN outside the domain
+    slope: jax.Array  # of the negative dual: A y - b, scaled
+    capped: jax.Array  # whether a y without bound is at its cap
 
 
 class _State(NamedTuple):
@@ -78,6 +81,7 @@ class _State(NamedTuple):
     damping: jax.Array
     ray: jax.Array
     infeasible: jax.Array
+    cap: jax.Array  # stands for infinite bounds
     iterations: jax.Array
 
 
@@ -94,22 +98,21 @@ def dual_newton(
     scale = 2.0 ** -jnp.round(jnp.log2(jnp.where(size > 0, size, 1.0)))  # exact
     A = dense(equality.rows(lower.size)) * scale[:, None]
     sizes, target = jnp.abs(A), scale * jnp.ravel(equality.target)
-    bounds = objective.gradient(lower), objective.gradient(upper)
     rounding = 4 * eps
 
-    def at(s: jax.Array) -> _Point:
+    def at(s: jax.Array, cap: jax.Array) -> _Point:
         z = s @ A
-        y = minimise_elementwise(objective, z, lower, upper)
+        y = _minimiser(objective, z, *_capped(problem, cap))
         slope = A @ y - target
-        good = jnp.all(jnp.isfinite(slope)) & _in_domain(objective, z, lower, upper, *bounds)
-        return _Point(s, z, y, jnp.where(good, slope, jnp.nan))
+        unbounded = ~jnp.isfinite(jnp.where(y > 0, upper, lower))
+        return _Point(s, z, y, slope, jnp.any(unbounded & (jnp.abs(y) >= cap)))
 
     def residual(point: _Point) -> jax.Array:
         """The largest residual of a row, relative to the terms that cancel in it, or to a little of all rows'."""
         terms = sizes @ jnp.abs(point.y) + jnp.abs(target)
-        terms = jnp.maximum(terms, eps**0.5 * jnp.max(terms))
-        relative = jnp.abs(point.slope) / jnp.where(terms > 0, terms, 1.0)
-        return jnp.where(jnp.all(jnp.isfinite(point.slope)), jnp.max(relative), jnp.inf)
+        relative = jnp.abs(point.slope) / jnp.maximum(terms, eps**0.5 * jnp.maximum(jnp.max(terms), scale))
+        good = jnp.all(jnp.isfinite(point.slope)) & ~point.capped
+        return jnp.where(good, jnp.max(relative), jnp.inf)
 
     def absolute(point: _Point) -> jax.Array:
         rest, terms = point.slope / scale, (sizes @ jnp.abs(point.y)) / scale
@@ -118,12 +121,13 @@ def dual_newton(
 
     def step(state: _State) -> _State:
         now = state.now
-        D = slope_of_minimiser(objective, now.z, lower, upper)
+        D = slope_of_minimiser(objective, now.z, *_capped(problem, state.cap))
         H = schur(A, jnp.where(jnp.isfinite(D), jnp.maximum(D, 0), 0))
         level = jnp.max(jnp.abs(now.slope))
         d = -_solve(H, state.damping * level, now.slope)
         fall = -jnp.vdot(now.slope, d)
-        length, following = _search(at, now, d, fall, 0.5 * state.mark, residual)
+        enough = jnp.where(jnp.isfinite(state.mark), 0.5 * state.mark, 0.0)
+        length, following = _search(lambda s: at(s, state.cap), now, d, fall, enough, residual)
         moved = length > 0
         following = jax.tree.map(lambda a, b: jnp.where(moved, a, b), following, now)
         damping = state.damping * jnp.where(
@@ -132,7 +136,7 @@ def dual_newton(
 
         far = jnp.max(jnp.abs(following.s - now.s)) > rounding * jnp.max(jnp.abs(now.s))
         new = residual(following)
-        better, halved = new < state.smallest, new <= 0.5 * state.mark
+        better, halved = new < state.smallest, (new <= 0.5 * state.mark) & jnp.isfinite(new)
         infeasible, ray = state.infeasible, state.ray
         for candidate in (following.s, d, -following.slope):
             nu = -candidate * scale
@@ -147,10 +151,11 @@ def dual_newton(
             jnp.where(better, new, state.smallest),
             jnp.where(halved, new, state.mark),
             jnp.where(halved, 0, state.since + 1),
-            jnp.where(far, 0, state.failures + 1),
+            jnp.where(far | jnp.isfinite(state.cap), 0, state.failures + 1),
             jnp.clip(damping, 1e-15, 1e15),
             ray,
             infeasible,
+            4 * state.cap,
             state.iterations + 1,
         )
 
@@ -162,42 +167,50 @@ def dual_newton(
             & ~enough
             & (state.failures < _PATIENCE)
             & ~state.infeasible
-            & jnp.isfinite(state.smallest)
+            & jnp.all(jnp.isfinite(state.now.slope))
             & (state.iterations < max_iterations)
         )
 
-    s = _start(objective, problem, A, None if nu is None else -jnp.ravel(nu) / scale, lambda s: residual_norm(at(s)))
-    first = at(s)
+    # Where every start overflows, infinite bounds stand at a finite cap for a while.
+    infinite, reach = jnp.asarray(jnp.inf, dtype), 1 + jnp.max(jnp.abs(target))
+    given = None if nu is None else -jnp.ravel(nu) / scale
+    s = _start(objective, problem, A, given, lambda s: _largest(at(s, infinite).slope))
+    tame = _largest(at(s, infinite).slope) <= _TAME * reach
+    cap = jnp.where(tame, infinite, 1e3 * reach)
+    first = at(s, cap)
     smallest = residual(first)
     report(jnp.zeros((), jnp.int32), objective(first.y), absolute(first))
-    none = jnp.zeros((), jnp.int32)
-    start = _State(
-        first, first, smallest, smallest, none, none, jnp.asarray(_DAMPING, dtype), s, jnp.zeros((), bool), none
-    )
+    none, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+    damping = jnp.asarray(_DAMPING, dtype)
+    start = _State(first, first, smallest, smallest, none, none, damping, s, no, cap, none)
     final = jax.lax.while_loop(unfinished, step, start)
-    converged = jnp.where(absolute(final.best) <= tol, Status.SOLVED, Status.MAX_ITERATIONS)
+    converged = jnp.where(
+        (absolute(final.best) <= tol) & jnp.isfinite(final.smallest), Status.SOLVED, Status.MAX_ITERATIONS
+    )
     claim = jnp.where(final.infeasible, Status.PRIMAL_INFEASIBLE, converged)
     return final.best.y, jnp.where(final.infeasible, final.ray, -final.best.s * scale), final.iterations, claim
 
 
-_DAMPING = 1e-2
+def _largest(slope: jax.Array) -> jax.Array:
+    return jnp.where(jnp.all(jnp.isfinite(slope)), jnp.max(jnp.abs(slope)), jnp.inf)
 
 
-def residual_norm(point: _Point) -> jax.Array:
-    return jnp.where(jnp.all(jnp.isfinite(point.slope)), jnp.max(jnp.abs(point.slope)), jnp.inf)
+def _capped(problem: FlatProblem, cap: jax.Array) -> tuple[jax.Array, jax.Array]:
+    lower, upper = problem.box.lower, problem.box.upper
+    return jnp.where(jnp.isfinite(lower), lower, -cap), jnp.where(jnp.isfinite(upper), upper, cap)
 
 
-def _in_domain(
-    objective: Separable, z: jax.Array, lower: jax.Array, upper: jax.Array, at_lower: jax.Array, at_upper: jax.Array
-) -> jax.Array:
-    """Whether `z` lies in the range of `phi'` (or beyond it on the side of a bound): there `minimiser(z)` is what it
-    says. That of `-log y`, `-1 / z`, is below every bound for a positive `z`, where there is no minimiser."""
+def _minimiser(objective: Separable, z: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
+    """`psi(z)` also for a `z` beyond the range of `phi'`, where `minimiser(z)` is not what it says: that of `-log y`,
+    `-1 / z`, is below every bound for a positive `z`, whose `psi` is the upper bound."""
+    y = minimise_elementwise(objective, z, lower, upper)
     if objective.minimiser is None:
-        return jnp.ones((), bool)
+        return y
     free = objective.minimiser(z, objective.theta)
     room = 8 * jnp.finfo(z.dtype).eps * (1 + jnp.abs(z))
-    wrong = (free < lower) & ~(at_lower >= z - room) | (free > upper) & ~(at_upper <= z + room)
-    return ~jnp.any(wrong | jnp.isnan(free))
+    too_low = (free < lower) & ~(objective.gradient(lower) >= z - room)
+    too_high = (free > upper) & ~(objective.gradient(upper) <= z + room)
+    return jnp.where(too_low, upper, jnp.where(too_high, lower, y))
 
 
 def _solve(H: jax.Array, shift: jax.Array, r: jax.Array) -> jax.Array:
@@ -212,7 +225,7 @@ def _solve(H: jax.Array, shift: jax.Array, r: jax.Array) -> jax.Array:
 
 
 def _search(at: Any, now: _Point, d: jax.Array, fall: jax.Array, enough: jax.Array, residual: Any) -> Any:
-    """A length `t` with slope `q(t)` of the negative dual along `d` between `-fall / 2` and `fall / 4`, or nearly.
+    """A length `t` with slope `q(t)` of the negative dual along `d` between `-fall / 4` and `fall / 4`, or nearly.
 
     `low` and `high` hold the root of the nondecreasing `q`. From 0 to `low` the value falls by at least
     `-low q(low)`, from there to `t` it rises by at most `(t - low) q(t)`: so a `t` past the root is taken only where
@@ -232,7 +245,7 @@ def _search(at: Any, now: _Point, d: jax.Array, fall: jax.Array, enough: jax.Arr
         low, q_low = jnp.where(below, t, low), jnp.where(below, q, q_low)
         high, q_high = jnp.where(below, high, t), jnp.where(below, q_high, q)
         proved = (high < jnp.inf) & (-low * q_low >= 2 * (high - low) * q_high)
-        flat = below & (q >= -0.5 * fall)
+        flat = below & (q >= -0.25 * fall)
         chosen = jnp.where(good | flat, t, jnp.where(proved, high, 0.0))
         longer = jnp.where(high < jnp.inf, 0.5 * (low + high), 4 * t)
         longer = jnp.where((low == 0) & (high < jnp.inf), 0.25 * high, longer)
