@@ -129,7 +129,6 @@ def dual_newton(
         enough = jnp.where(jnp.isfinite(state.mark), 0.5 * state.mark, 0.0)
         length, following = _search(lambda s: at(s, state.cap), now, d, fall, enough, residual)
         moved = length > 0
-        following = jax.tree.map(lambda a, b: jnp.where(moved, a, b), following, now)
         damping = state.damping * jnp.where(
             length >= 1, 0.1, jnp.where(length >= 0.2, 1.0, jnp.where(moved, 4.0, 100.0))
         )
@@ -147,7 +146,7 @@ def dual_newton(
         report(state.iterations + 1, objective(following.y), absolute(following))
         return _State(
             following,
-            jax.tree.map(lambda a, b: jnp.where(better, a, b), following, state.best),
+            _where(better, following, state.best),
             jnp.where(better, new, state.smallest),
             jnp.where(halved, new, state.mark),
             jnp.where(halved, 0, state.since + 1),
@@ -224,42 +223,55 @@ def _solve(H: jax.Array, shift: jax.Array, r: jax.Array) -> jax.Array:
     return e * jax.scipy.linalg.cho_solve((factor, True), e * r)
 
 
+class _Line(NamedTuple):
+    t: jax.Array
+    low: jax.Array
+    q_low: jax.Array
+    high: jax.Array
+    q_high: jax.Array
+    lowest: _Point  # the points at low and high
+    highest: _Point
+    chosen: jax.Array
+    tries: jax.Array
+
+
 def _search(at: Any, now: _Point, d: jax.Array, fall: jax.Array, enough: jax.Array, residual: Any) -> Any:
-    """A length `t` with slope `q(t)` of the negative dual along `d` between `-fall / 4` and `fall / 4`, or nearly.
+    """A length `t` with slope `q(t)` of the negative dual along `d` between `-fall / 4` and `fall / 4`, or nearly; and
+    its point. Where there is none `t` is zero.
 
     `low` and `high` hold the root of the nondecreasing `q`. From 0 to `low` the value falls by at least
-    `-low q(low)`, from there to `t` it rises by at most `(t - low) q(t)`: so a `t` past the root is taken only where
-    the first is twice the second. A residual half of the smallest so far is always good enough.
+    `-low q(low)`, from there to `high` it rises by at most `(high - low) q(high)`: so `high` is taken only where the
+    first is twice the second. A residual of at most `enough` is always good enough.
     """
 
-    def slope(t: jax.Array) -> tuple[_Point, jax.Array]:
+    def step(line: _Line) -> _Line:
+        t = line.t
         point = at(now.s + t * d)
         q = jnp.vdot(point.slope, d)
-        return point, jnp.where(jnp.isfinite(q), q, jnp.inf)
-
-    def step(state: Any) -> Any:
-        t, low, q_low, high, q_high, _, tries = state
-        point, q = slope(t)
-        good = residual(point) <= enough
+        q = jnp.where(jnp.isfinite(q), q, jnp.inf)
         below = q <= 0
-        low, q_low = jnp.where(below, t, low), jnp.where(below, q, q_low)
-        high, q_high = jnp.where(below, high, t), jnp.where(below, q_high, q)
+        low, q_low, lowest = _where(below, (t, q, point), (line.low, line.q_low, line.lowest))
+        high, q_high, highest = _where(below, (line.high, line.q_high, line.highest), (t, q, point))
         proved = (high < jnp.inf) & (-low * q_low >= 2 * (high - low) * q_high)
-        flat = below & (q >= -0.25 * fall)
-        chosen = jnp.where(good | flat, t, jnp.where(proved, high, 0.0))
-        longer = jnp.where(high < jnp.inf, 0.5 * (low + high), 4 * t)
-        longer = jnp.where((low == 0) & (high < jnp.inf), 0.25 * high, longer)
-        return jnp.where(chosen > 0, t, longer), low, q_low, high, q_high, chosen, tries + 1
+        good = (residual(point) <= enough) | (below & (q >= -0.25 * fall))
+        chosen = jnp.where(good, t, jnp.where(proved, high, 0.0))
+        between = jnp.where(low == 0, 0.25 * high, 0.5 * (low + high))
+        t = jnp.where(high < jnp.inf, between, 4 * t)
+        return _Line(t, low, q_low, high, q_high, lowest, highest, chosen, line.tries + 1)
 
-    def unfinished(state: Any) -> jax.Array:
-        chosen, tries = state[-2:]
-        return (chosen == 0) & (tries < _TRIES) & (fall > 0) & jnp.isfinite(fall)
+    def unfinished(line: _Line) -> jax.Array:
+        return (line.chosen == 0) & (line.tries < _TRIES) & (fall > 0) & jnp.isfinite(fall)
 
     zero = jnp.zeros_like(fall)
-    start = (zero + 1, zero, -fall, zero + jnp.inf, zero + jnp.inf, zero, jnp.zeros((), jnp.int32))
-    _, low, _, _, _, chosen, _ = jax.lax.while_loop(unfinished, step, start)
-    length = jnp.where(chosen > 0, chosen, low)
-    return length, at(now.s + length * d)
+    infinite = zero + jnp.inf
+    start = _Line(zero + 1, zero, -fall, infinite, infinite, now, now, zero, jnp.zeros((), jnp.int32))
+    line = jax.lax.while_loop(unfinished, step, start)
+    past = (line.chosen > 0) & (line.chosen == line.high)
+    return _where(past, (line.high, line.highest), (line.low, line.lowest))
+
+
+def _where(choice: jax.Array, this: Any, other: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(choice, a, b), this, other)
 
 
 def _start(objective: Separable, problem: FlatProblem, A: jax.Array, given: jax.Array | None, size: Any) -> jax.Array:
