@@ -114,8 +114,9 @@ def binary_entropic(
     v = _vector(v)
     lower, upper = floating(lower, "lower"), floating(upper, "upper")
     dtype = float_dtype(v, total, weights, equality, lower, upper)
-    if any(jnp.broadcast_shapes(bound.shape, v.shape) != v.shape for bound in (lower, upper)):
-        raise ValueError(f"lower and upper must broadcast to v of shape {v.shape}, got {lower.shape}, {upper.shape}")
+    for name, bound in (("lower", lower), ("upper", upper)):
+        if bound.shape not in ((), v.shape):
+            raise ValueError(f"{name} must be a scalar or like v, of shape {v.shape}, got {bound.shape}")
     low, high = (jnp.broadcast_to(cast(bound, dtype), v.shape) for bound in (lower, upper))
     objective = entropy(mirror(cast(v, dtype), low, high), low, high)
     return _project(objective, v, _equality(total, weights, equality), Box(lower, upper))
