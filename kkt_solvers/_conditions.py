@@ -195,7 +195,8 @@ def certificate_of_infeasibility(problem: FlatProblem, nu: jax.Array) -> jax.Arr
     """Whether `nu` proves that no point of the box satisfies the equality (Farkas): `nu'(A y - b) > 0` on all of it.
 
     With `w = A'nu` the smallest value over the box is `sum_i w_i (l_i or u_i) - b'nu`; where that bound is infinite
-    `w_i` must vanish, up to rounding.
+    `w_i` must vanish, up to rounding. What is left of it there must not outweigh that value for any `y` within a
+    thousand times the size of `b`: a `nu` of which one entry is huge proves nothing by its small ones.
     """
     box, target = problem.box, jnp.ravel(problem.equality.target)
     nu = jnp.ravel(nu)
@@ -205,7 +206,10 @@ def certificate_of_infeasibility(problem: FlatProblem, nu: jax.Array) -> jax.Arr
     value = jnp.sum(terms) - jnp.vdot(target, nu)
     scale = jnp.sum(jnp.abs(terms)) + jnp.vdot(jnp.abs(target), jnp.abs(nu))
     possible = jnp.all(jnp.isfinite(bound) | _vanishes(problem, nu, w))
-    proved = possible & (value > _ray_tolerance(nu) * scale) & (scale > 0)
+    rows = row_sizes(problem)
+    reach = 1e3 * (1 + jnp.max(jnp.abs(target) / jnp.where(rows > 0, rows, 1.0), initial=0))
+    left = jnp.sum(jnp.where(jnp.isfinite(bound), 0.0, jnp.abs(w)))
+    proved = possible & (value > _ray_tolerance(nu) * scale) & (value > reach * left) & (scale > 0)
     return proved & jnp.all(jnp.isfinite(nu)) & jnp.all(jnp.isfinite(w))
 
 

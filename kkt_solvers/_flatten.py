@@ -239,7 +239,7 @@ def flatten(problem: Problem, init: Any) -> tuple[FlatProblem, jax.Array, Callab
     lower = _fill(cast(problem.box.lower, dtype), y, "lower")
     upper = _fill(cast(problem.box.upper, dtype), y, "upper")
     flat = FlatProblem(objective, equality, Box(lower, upper))
-    start = nearest_to_zero(flat) if init is None else ravel_pytree(cast(_as_floats(init), dtype))[0]
+    start = middle_of_box(flat.box) if init is None else ravel_pytree(cast(_as_floats(init), dtype))[0]
 
     def unflatten(solution: Solution) -> Solution:
         back = cast((unravel(solution.primal), unravel_dual(solution.dual.equality)), out_dtype)
@@ -260,9 +260,9 @@ def _as_floats(init: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf) * 1.0, init)
 
 
-def nearest_to_zero(flat: FlatProblem) -> jax.Array:
-    """The middle of the box where it is bounded, else its point nearest to zero."""
-    lower, upper = flat.box.lower, flat.box.upper
-    middle = 0.5 * (jnp.maximum(lower, -1e9) + jnp.minimum(upper, 1e9))
-    both = jnp.isfinite(lower) & jnp.isfinite(upper)
-    return jnp.where(both, middle, jnp.clip(jnp.zeros_like(lower), lower, upper))
+def middle_of_box(box: Box) -> jax.Array:
+    """A point inside the box: its middle where it is bounded, else one within reach of its bound and of zero."""
+    lower, upper = box.lower, box.upper
+    below = jnp.where(jnp.isfinite(lower), lower, jnp.minimum(upper, 1.0) - 1)
+    above = jnp.where(jnp.isfinite(upper), upper, jnp.maximum(lower, -1.0) + 1)
+    return 0.5 * (below + above)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from kkt_solvers._conditions import Point, certify, complete_dual, default_tolerance, with_ray
 from kkt_solvers._derivative import attach, optimal_value
-from kkt_solvers._flatten import check_values, flatten, hoisted, nearest_to_zero
+from kkt_solvers._flatten import check_values, flatten, hoisted, middle_of_box
 from kkt_solvers._linear import KKTSystem
 from kkt_solvers._problem import FlatProblem, Problem
 from kkt_solvers._progress import Listener, listener_of, listening
@@ -31,6 +31,7 @@ def solve(
             | objective | equality | solver |
             |---|---|---|
             | `Separable`, `Quadratic` with diagonal `P` | none or one row | `DualBisection` |
+            | `Separable` | several rows | `DualNewton` |
             | anything else | any | `InteriorPoint` |
 
             Any object with `run(problem, init) -> (primal, dual or None, iterations, converged)` will do: see
@@ -122,7 +123,7 @@ def _solve(
     solver = default_solver(flat) if solver is None else solver
     dual = flat_dual(flat, dual)
     if dual is not None:  # from a previous solution, which may have failed
-        start = jnp.where(jnp.isfinite(start), start, nearest_to_zero(flat))
+        start = jnp.where(jnp.isfinite(start), start, middle_of_box(flat.box))
         dual = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, 0), dual)
     stopped, start, dual = jax.lax.stop_gradient((flat, start, dual))
     with listening(listener):

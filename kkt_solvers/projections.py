@@ -1,8 +1,8 @@
-"""Differentiable projections onto `{y : l <= y <= u, w'y = total}`.
+"""Differentiable projections onto a box with linear equalities: `{y : l <= y <= u, A y = b}`.
 
-Each is a problem of this library, solved by `DualBisection` and differentiated by the engine. All of them take
-vectors; `jax.vmap` makes batches of them. Where the set is empty the result, or under tracing its derivative, is not
-a number.
+Each is a problem of this library, solved by `DualBisection` (one equality) or `DualNewton` (several) and
+differentiated by the engine. All of them take one point; `jax.vmap` makes batches of them. Where the set is empty the
+result, or under tracing its derivative, is not a number.
 """
 
 from typing import Any
@@ -11,22 +11,28 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers._arrays import cast, float_dtype, floating
-from kkt_solvers._mirror import xlogx
+from kkt_solvers._mirror import entropy, mirror, xlogx
 from kkt_solvers._objectives import Separable
-from kkt_solvers._problem import Box, Problem, Sum
+from kkt_solvers._problem import Affine, Box, Problem, Sum
 from kkt_solvers._solve import solve
-from kkt_solvers.solvers import DualBisection
 
 
 def euclidean(
-    v: Any, total: Any = None, *, weights: Any = None, lower: Any = -jnp.inf, upper: Any = jnp.inf
+    v: Any,
+    total: Any = None,
+    *,
+    weights: Any = None,
+    equality: Affine | None = None,
+    lower: Any = -jnp.inf,
+    upper: Any = jnp.inf,
 ) -> jax.Array:
     """The Euclidean projection, `argmin |y - v|^2 / 2  s.t.  weights'y = total, lower <= y <= upper`.
 
     Arguments:
         v: shape `(n,)`, floating (integers are promoted).
-        total: a scalar, or `None` for the box alone.
+        total: a scalar, or `None` for no such sum.
         weights: `(n,)` of any signs; default ones.
+        equality: an `Affine(A, b)`, `A` of shape `(m, n)`, in place of `total` and `weights`: `A y = b`.
         lower, upper: scalars or `(n,)`; may be infinite.
 
     Returns the projection, like `v`; NaN where no point of the box meets the equality. Raises `ValueError` for wrong
@@ -34,14 +40,41 @@ def euclidean(
 
     Exact up to rounding: clipping and then rescaling, which is often seen, is not a projection.
 
+    >>> import kkt_solvers as kkt
     >>> from kkt_solvers import projections
     >>> projections.euclidean([2.0, 0.3, 0.1, -0.5, 0.8], 2.0, lower=0.0, upper=1.0).tolist()
     [1.000, 0.233, 0.033, 0.000, 0.733]
+    >>> halves = kkt.Affine([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]], [1.0, 1.0])
+    >>> projections.euclidean([0.5, 0.3, 3.0, 0.0], equality=halves, lower=0.0).tolist()
+    [0.600, 0.400, 1.000, 0.000]
     """
-    return _project(Separable(_half_square, floating(v, "v"), _nearest), total, weights, lower, upper)
+    v = _vector(v)
+    return _project(Separable(_half_square, v, _nearest), v, _equality(total, weights, equality), Box(lower, upper))
 
 
-def entropic(v: Any, total: Any = None, *, weights: Any = None, lower: Any = 0.0, upper: Any = jnp.inf) -> jax.Array:
+def simplex(v: Any, total: Any = 1.0) -> jax.Array:
+    """The Euclidean projection onto the simplex `{y >= 0, sum y = total}`; for `total=1` also known as sparsemax.
+
+    Arguments and return value: as for `euclidean`.
+
+    >>> from kkt_solvers import projections
+    >>> projections.simplex([0.9, 0.5, -1.0]).tolist()
+    [0.700, 0.300, 0.000]
+
+    Source: [martins2016].
+    """
+    return euclidean(v, total, lower=0.0)
+
+
+def entropic(
+    v: Any,
+    total: Any = None,
+    *,
+    weights: Any = None,
+    equality: Affine | None = None,
+    lower: Any = 0.0,
+    upper: Any = jnp.inf,
+) -> jax.Array:
     """The Kullback-Leibler projection, `argmin sum_i y_i log(y_i / v_i) - y_i + v_i` over the same set.
 
     Arguments: as for `euclidean`; `v` is nonnegative. An entry with `v_i = 0` stays zero.
@@ -50,20 +83,146 @@ def entropic(v: Any, total: Any = None, *, weights: Any = None, lower: Any = 0.0
     >>> projections.entropic([1.0, 2.0, 5.0], 1.0, upper=0.5).tolist()
     [0.167, 0.333, 0.500]
     """
-    return _project(Separable(_relative_entropy, floating(v, "v"), _tilt), total, weights, lower, upper)
+    v = _vector(v)
+    return _project(Separable(_relative_entropy, v, _tilt), v, _equality(total, weights, equality), Box(lower, upper))
 
 
-def _project(objective: Separable, total: Any, weights: Any, lower: Any, upper: Any) -> jax.Array:
-    v = objective.theta
+def binary_entropic(
+    v: Any,
+    total: Any = None,
+    *,
+    weights: Any = None,
+    equality: Affine | None = None,
+    lower: Any = 0.0,
+    upper: Any = 1.0,
+) -> jax.Array:
+    """The Bregman projection with the binary entropy of the box, `(y - l) log(y - l) + (u - y) log(u - y)`.
+
+    On the unit box it is the nearest vector of Bernoulli probabilities, `argmin sum_i KL(y_i, v_i)`, and of
+    `v = sigmoid(x)` it is the limited multi-label projection of `x` (which `kkt_solvers.problems.lml` computes from
+    `x` itself, where `v` would round to 0 or 1). On a side where the box is unbounded the term of that side is gone.
+
+    Arguments: as for `euclidean`; `v` is strictly between the bounds.
+
+    >>> import jax
+    >>> from kkt_solvers import projections
+    >>> projections.binary_entropic(jax.nn.sigmoid(jax.numpy.array([1.0, 0.0, -1.0])), 1.5).tolist()
+    [0.731, 0.500, 0.269]
+
+    Source: [amos2019].
+    """
+    v = _vector(v)
+    lower, upper = floating(lower, "lower"), floating(upper, "upper")
+    dtype = float_dtype(v, total, weights, equality, lower, upper)
+    for name, bound in (("lower", lower), ("upper", upper)):
+        if bound.shape not in ((), v.shape):
+            raise ValueError(f"{name} must be a scalar or like v, of shape {v.shape}, got {bound.shape}")
+    low, high = (jnp.broadcast_to(cast(bound, dtype), v.shape) for bound in (lower, upper))
+    objective = entropy(mirror(cast(v, dtype), low, high), low, high)
+    return _project(objective, v, _equality(total, weights, equality), Box(lower, upper))
+
+
+def transport(V: Any, rows: Any, columns: Any) -> jax.Array:
+    """The Euclidean projection of a matrix onto the transport polytope `{Y >= 0, Y 1 = rows, Y'1 = columns}`.
+
+    Arguments:
+        V: shape `(a, b)`.
+        rows, columns: `(a,)` and `(b,)`, nonnegative, of equal sums.
+
+    Returns the projection, like `V`; NaN where the sums differ beyond rounding (the square root of the machine
+    epsilon), or one of the entries is negative. Raises `ValueError` for wrong shapes.
+
+    `columns` is brought to the sum of `rows`, which is no change in value, so that the derivative exists in each of
+    the two alone. Time O(a b (a + b)^2) an iteration.
+
+    >>> from kkt_solvers import projections
+    >>> projections.transport([[1.0, 0.2], [0.4, 0.8]], [0.5, 0.5], [0.4, 0.6]).tolist()
+    [[0.40, 0.10], [0.00, 0.50]]
+    """
+    V = _matrix(V, "V")
+    return _onto_transport(Separable(_half_square, V, _nearest), V, rows, columns)
+
+
+def entropic_transport(V: Any, rows: Any, columns: Any) -> jax.Array:
+    """The Kullback-Leibler projection of a nonnegative matrix onto the transport polytope: `diag(p) V diag(q)` with
+    the right sums, Sinkhorn's scaling.
+
+    Arguments and return value: as for `transport`. An entry of zero stays zero.
+
+    >>> from kkt_solvers import projections
+    >>> projections.entropic_transport([[1.0, 2.0], [1.0, 1.0]], [0.5, 0.5], [0.5, 0.5]).tolist()
+    [[0.207, 0.293], [0.293, 0.207]]
+
+    Source: [cuturi2013].
+    """
+    V = _matrix(V, "V")
+    return _onto_transport(Separable(_relative_entropy, V, _tilt), V, rows, columns)
+
+
+def optimal_transport(cost: Any, rows: Any, columns: Any, epsilon: Any) -> jax.Array:
+    """The plan of entropic optimal transport, `argmin <cost, Y> + epsilon sum_ij Y_ij (log Y_ij - 1)` over the
+    transport polytope: `entropic_transport(exp(-cost / epsilon), ...)`, but without forming what may underflow.
+
+    Arguments: as for `transport`, and `cost` of shape `(a, b)` and `epsilon > 0`, a scalar.
+
+    >>> from kkt_solvers import projections
+    >>> projections.optimal_transport([[0.0, 1.0], [1.0, 0.0]], [0.5, 0.5], [0.5, 0.5], 0.5).tolist()
+    [[0.44, 0.06], [0.06, 0.44]]
+
+    Source: [cuturi2013].
+    """
+    C, epsilon = _matrix(cost, "cost"), floating(epsilon, "epsilon")
+    if epsilon.shape != ():
+        raise ValueError(f"epsilon must be a scalar, got shape {epsilon.shape}")
+    return _onto_transport(Separable(_entropic_cost, (C, epsilon), _gibbs), C, rows, columns)
+
+
+def _vector(v: Any) -> jax.Array:
+    v = floating(v, "v")
     if v.ndim != 1:
         raise ValueError(f"v must be a vector, got shape {v.shape}; use jax.vmap for batches")
+    return v
+
+
+def _matrix(V: Any, name: str) -> jax.Array:
+    V = floating(V, name)
+    if V.ndim != 2:
+        raise ValueError(f"{name} must be a matrix, got shape {V.shape}; use jax.vmap for batches")
+    return V
+
+
+def _equality(total: Any, weights: Any, equality: Affine | None) -> Affine | Sum | None:
+    if equality is not None:
+        if total is not None or weights is not None:
+            raise ValueError("equality stands in place of total and weights: pass the one or the others")
+        if not isinstance(equality, Affine):
+            raise TypeError(f"equality must be an Affine(A, b), got {type(equality).__name__}")
+        return equality
     if weights is not None and total is None:
         raise ValueError("weights need a total: pass both or neither")
-    equality = None if total is None else Sum(total, weights)
-    box = Box(lower, upper)
-    dtype = float_dtype(v, equality, box)
-    solution = solve(Problem(objective, equality, box), cast(jnp.zeros_like(v), dtype), solver=DualBisection())
+    return None if total is None else Sum(total, weights)
+
+
+def _project(objective: Separable, v: jax.Array, equality: Affine | Sum | None, box: Box) -> jax.Array:
+    dtype = float_dtype(objective.theta, equality, box)
+    solution = solve(Problem(objective, equality, box), cast(jnp.zeros_like(v), dtype))
     return jnp.where(solution.status == 0, solution.primal, jnp.nan)
+
+
+def _onto_transport(objective: Separable, V: jax.Array, rows: Any, columns: Any) -> jax.Array:
+    rows, columns = floating(rows, "rows"), floating(columns, "columns")
+    a, b = V.shape
+    for name, value, size in (("rows", rows, a), ("columns", columns, b)):
+        if value.shape != (size,):
+            raise ValueError(f"{name} must have shape ({size},) for a matrix of shape {V.shape}, got {value.shape}")
+    dtype = float_dtype(objective.theta, rows, columns)
+    rows, columns = cast((rows, columns), dtype)
+    total, other = jnp.sum(rows), jnp.sum(columns)
+    balanced = jnp.abs(total - other) <= float(jnp.finfo(dtype).eps) ** 0.5 * jnp.maximum(total, other)
+    columns = columns * (total / jnp.where(other > 0, other, 1.0))
+    A = jnp.concatenate([jnp.repeat(jnp.eye(a, dtype=dtype), b, axis=1), jnp.tile(jnp.eye(b, dtype=dtype), a)])
+    Y = _project(objective, V, Affine(A, jnp.concatenate([rows, columns])), Box(0.0, jnp.inf))
+    return jnp.where(balanced, Y, jnp.nan)
 
 
 def _half_square(y: jax.Array, v: jax.Array) -> jax.Array:
@@ -82,3 +241,13 @@ def _relative_entropy(y: jax.Array, v: jax.Array) -> jax.Array:
 
 def _tilt(z: jax.Array, v: jax.Array) -> jax.Array:
     return v * jnp.exp(z)
+
+
+def _entropic_cost(y: jax.Array, theta: Any) -> jax.Array:
+    cost, epsilon = theta
+    return cost * y + epsilon * (xlogx(y) - y)
+
+
+def _gibbs(z: jax.Array, theta: Any) -> jax.Array:
+    cost, epsilon = theta
+    return jnp.exp((z - cost) / epsilon)

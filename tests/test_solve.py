@@ -274,8 +274,8 @@ EYE = np.eye(3)
         (lambda: kkt.solve(LML([1.0, 2.0], 1), {"a": 1.0}), TypeError, "Separable objective needs y"),
         (
             lambda: kkt.solve(
-                kkt.Problem(kkt.Quadratic(EYE, [1.0] * 3), kkt.Affine(EYE[:2], [1.0, 1.0])),
-                solver=kkt.ProjectedGradient(),
+                kkt.Problem(kkt.Quadratic([1.0] * 3, [1.0] * 3), kkt.Affine(EYE[:2], [1.0, 1.0])),
+                solver=kkt.DualBisection(),
             ),
             ValueError,
             "at most one",

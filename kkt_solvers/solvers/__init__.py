@@ -1,18 +1,29 @@
 """Solvers: small frozen dataclasses of settings with one method, `run`."""
 
-from kkt_solvers._objectives import as_separable
+from kkt_solvers._objectives import Separable, as_separable
 from kkt_solvers._problem import FlatProblem
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._dual_bisection import DualBisection
+from kkt_solvers.solvers._dual_newton import DualNewton
 from kkt_solvers.solvers._interior_point import InteriorPoint
 from kkt_solvers.solvers._mirror_descent import MirrorDescent
 from kkt_solvers.solvers._projected_gradient import ProjectedGradient
 
-__all__ = ["DualBisection", "InteriorPoint", "MirrorDescent", "ProjectedGradient", "Solver", "default_solver"]
+__all__ = [
+    "DualBisection",
+    "DualNewton",
+    "InteriorPoint",
+    "MirrorDescent",
+    "ProjectedGradient",
+    "Solver",
+    "default_solver",
+]
 
 
 def default_solver(problem: FlatProblem) -> Solver:
     """The choice by structure; the table stands in the docstring of `kkt_solvers.solve`."""
     if as_separable(problem.objective) is not None and problem.equality.target.size <= 1:
         return DualBisection()
+    if isinstance(problem.objective, Separable):
+        return DualNewton()
     return InteriorPoint()

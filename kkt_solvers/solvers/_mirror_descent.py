@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._conditions import complete_dual, default_tolerance, residuals
+from kkt_solvers._conditions import default_tolerance
 from kkt_solvers._mirror import entropy, mirror
 from kkt_solvers._problem import FlatProblem
 from kkt_solvers._solution import Dual
-from kkt_solvers.solvers._base import Solver, single_row
+from kkt_solvers.solvers._base import Solver
+from kkt_solvers.solvers._rounds import in_rounds, unless_empty
 from kkt_solvers.solvers._sets import minimise, project
 
 
@@ -23,8 +24,8 @@ class MirrorDescent(Solver):
     none is. Iterates stay strictly inside finite bounds. A round that does not lower the objective is taken back and
     repeated with a quarter of the step.
 
-    For objectives that are smooth relative to that entropy (on LML itself it takes one step), over boxes with at
-    most one equality of any weights. Slow where the solution sits on bounds of a quadratic.
+    For objectives that are smooth relative to that entropy (on LML itself it takes one step), over any box and
+    equality. Slow where the solution sits on bounds of a quadratic.
 
     Arguments:
         tol: largest relative KKT residual of a `SOLVED` point; `None` for the default of the dtype.
@@ -45,43 +46,31 @@ class MirrorDescent(Solver):
     ) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
         from kkt_solvers.solvers._jaxopt import mirror_descent
 
-        weights, total = single_row(problem, "MirrorDescent")
-        objective, (lower, upper) = problem.objective, (problem.box.lower, problem.box.upper)
+        objective, box = problem.objective, problem.box
         tol = default_tolerance(init.dtype) if self.tol is None else self.tol
         eps = jnp.finfo(init.dtype).eps
 
-        def measure(y: jax.Array) -> tuple[Dual, jax.Array]:
-            dual = complete_dual(problem, y, None)
-            return dual, residuals(problem, y, dual).largest
-
-        def one_round(state: Any) -> Any:
-            y, value, _, stepsize, iterations = state
-            data = (stepsize, weights, total, lower, upper)
+        def one_round(y: jax.Array, carry: Any) -> Any:
+            value, stepsize = carry
             following, steps = mirror_descent(
-                _value, _mirror_step, y, data, (objective,), max_iterations=self.round_iterations, tol=float(0.01 * tol)
+                _value,
+                _mirror_step,
+                y,
+                (stepsize, problem),
+                (objective,),
+                max_iterations=self.round_iterations,
+                tol=float(0.01 * tol),
             )
             new_value = objective(following)
             accept = new_value <= value + 8 * eps * (1 + jnp.abs(value))
-            y = jnp.where(accept, following, y)
-            _, largest = measure(y)
-            return (
-                y,
-                jnp.where(accept, new_value, value),
-                largest,
-                jnp.where(accept, 1.5, 0.25) * stepsize,
-                iterations + steps,
-            )
+            y, value = jnp.where(accept, following, y), jnp.where(accept, new_value, value)
+            stepsize = jnp.where(accept, 1.5, 0.25) * stepsize
+            return y, (value, stepsize), steps, stepsize <= eps
 
-        def unfinished(state: Any) -> jax.Array:
-            _, _, largest, stepsize, iterations = state
-            return ~(largest <= max(0.1 * tol, 4 * eps)) & (iterations < self.max_iterations) & (stepsize > eps)
-
-        y = _inside(project(init, jnp.ones_like(init), weights, total, lower, upper), lower, upper)
-        stepsize = jnp.asarray(self.stepsize, init.dtype)
-        start = (y, objective(y), jnp.asarray(jnp.inf, init.dtype), stepsize, jnp.zeros((), jnp.int32))
-        y, _, largest, _, iterations = jax.lax.while_loop(unfinished, one_round, start)
-        dual, _ = measure(y)
-        return y, dual, iterations, jnp.asarray(largest <= tol)
+        y, proof, empty = project(init, jnp.ones_like(init), problem)
+        y = _inside(y, box.lower, box.upper)
+        carry = objective(y), jnp.asarray(self.stepsize, init.dtype)
+        return unless_empty(empty, proof, in_rounds(one_round, problem, y, carry, self.tol, self.max_iterations))
 
 
 def _value(y: jax.Array, objective: Any) -> jax.Array:
@@ -98,6 +87,8 @@ def _inside(y: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
 
 
 def _mirror_step(y: jax.Array, gradient: jax.Array, _: Any, data: Any) -> jax.Array:
-    stepsize, weights, total, lower, upper = data
+    stepsize, problem = data
+    lower, upper = problem.box.lower, problem.box.upper
     z = mirror(y, lower, upper) - stepsize * gradient
-    return _inside(minimise(entropy(z, lower, upper), weights, total, lower, upper), lower, upper)
+    y, _, _ = minimise(FlatProblem(entropy(z, lower, upper), problem.equality, problem.box))
+    return _inside(y, lower, upper)
