@@ -9,7 +9,15 @@ from kkt_solvers.solvers._mirror_descent import MirrorDescent
 from kkt_solvers.solvers._primal_dual import PrimalDual
 from kkt_solvers.solvers._projected_gradient import ProjectedGradient
 
-__all__ = ["DualBisection", "InteriorPoint", "MirrorDescent", "PrimalDual", "ProjectedGradient", "Solver", "default_solver"]
+__all__ = [
+    "DualBisection",
+    "InteriorPoint",
+    "MirrorDescent",
+    "PrimalDual",
+    "ProjectedGradient",
+    "Solver",
+    "default_solver",
+]
 
 
 def default_solver(problem: FlatProblem) -> Solver:

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.sparse import BCOO
 
 from kkt_solvers._conditions import (
     certificate_of_infeasibility,
@@ -25,7 +24,7 @@ from kkt_solvers.solvers._precondition import preconditioned, sums
 
 _CHECK_EVERY = 64
 _POLISH_UP_TO = 3000  # variables and equalities together, of a system that is factorised
-_STAGES = 1e-3, 1e-5  # residuals at which the active set is tried
+_STAGES = 1e-3, 1e-4, 1e-5, 1e-6, 1e-7  # residuals at which the active set is tried
 _SUFFICIENT, _NECESSARY, _ARTIFICIAL = 0.2, 0.8, 0.36  # [lu2024]'s conditions for a restart
 
 
@@ -60,8 +59,7 @@ class _State(NamedTuple):
 class PrimalDual(Solver):
     """Restarted Halpern primal-dual hybrid gradient, for linear and quadratic programs too large to factorise.
 
-    With `P = diag(p) + R` (`p` as large as diagonal dominance allows: all of a diagonal `P`) the problem is the
-    saddle point of
+    With `P = diag(p) + R` (all of a diagonal `P` goes to `p`) the problem is the saddle point of
 
         q'y + y'diag(p)y/2 + nu'(A y - b) + w'R y - w'R w/2        over l <= y <= u and all nu, w,
 
@@ -86,7 +84,7 @@ class PrimalDual(Solver):
 
     Raises `ValueError` for an objective that is not `Quadratic`.
 
-    Source: [lu2024], with the ratio of the steps of [lu2025] and, for the quadratic term, the splitting of [chen2024].
+    Source: [lu2024], with the ratio of the steps of [lu2025] and, for the quadratic term, the copy `w` of [chen2025].
     """
 
     tol: float | None = None
@@ -206,8 +204,9 @@ class _Method:
         w = y if self.R is not None else jnp.zeros(0, y.dtype)
         point = _Iterate(y, nu, w, w if self.R is None else self.R(w))
         zero, none = jnp.zeros((), y.dtype), jnp.zeros((), jnp.int32)
-        claim = jnp.asarray(Status.MAX_ITERATIONS, jnp.int32)
-        return _State(point, point, none, zero, zero, zero + 1, zero, best, smallest, claim, none)
+        convex = _is_convex(self.p, self.R, self.R_norm)
+        claim = jnp.where(convex, Status.MAX_ITERATIONS, Status.INVALID).astype(jnp.int32)
+        return _State(point, point, none, zero, zero + jnp.inf, zero + 1, zero, best, smallest, claim, none)
 
     def steps(self, weight: jax.Array) -> _Steps:
         """`tau (sigma |A|^2 + rho |R|) = 0.998`."""
@@ -290,25 +289,50 @@ def _where(condition: jax.Array, a: Any, b: Any) -> Any:
 
 
 def _split(objective: Quadratic) -> tuple[jax.Array, Callable[[jax.Array], jax.Array] | None]:
-    """`p` and `v -> R v`, `None` for zero, with `P = diag(p) + R` and both positive semidefinite."""
+    """`p` and `v -> R v`, `None` for zero, with `P = diag(p) + R` and both positive semidefinite if `P` is."""
     P, zero = objective.P, jnp.zeros_like(objective.q)
     if P is None:
         return zero, None
     if isinstance(P, LowRank):
         return P.diagonal, lambda v: P.factor @ (P.factor.T @ v)
-    if P.ndim == 1:
+    if isinstance(P, jax.Array) and P.ndim == 1:
         return P, None
-    # What is diagonally dominant with a nonnegative diagonal is positive semidefinite.
+    # Where every row is diagonally dominant its excess can be taken out; else only rows that are coupled to none.
     diagonal = objective.diagonal()
-    p = jnp.maximum(2 * diagonal - sums(P, 0), 0.0)
+    others = sums(P, 0) - jnp.abs(diagonal)
+    p = jnp.where(jnp.all(diagonal >= others), diagonal - others, jnp.where(others == 0, diagonal, 0.0))
     return p, lambda v: P @ v - p * v
 
 
+def _is_convex(p: jax.Array, R: Callable[[jax.Array], jax.Array] | None, largest: jax.Array) -> jax.Array:
+    """False where a direction of negative curvature is found: an entry of `p`, or by power iteration on
+    `largest I - R`."""
+    tol = 10 * float(jnp.finfo(p.dtype).eps) ** 0.6
+    separable = jnp.min(p, initial=0) >= -tol * jnp.max(jnp.abs(p), initial=0)
+    if R is None:
+        return separable
+
+    def step(_: int, state: Any) -> Any:
+        v, curvature = state
+        image = R(v)
+        following = largest * v - image
+        size = jnp.linalg.norm(following)
+        return following / jnp.where(size > 0, size, 1.0), jnp.minimum(curvature, jnp.vdot(v, image))
+
+    start = _random_direction(p), jnp.zeros((), p.dtype)
+    return separable & (jax.lax.fori_loop(0, 100, step, start)[1] >= -tol * largest)
+
+
+def _random_direction(like: jax.Array) -> jax.Array:
+    v = jax.random.normal(jax.random.key(0), like.shape, like.dtype)
+    return v / jnp.linalg.norm(v)
+
+
 def _norm(product: Callable[[jax.Array], jax.Array], like: jax.Array) -> jax.Array:
-    """The largest eigenvalue of a positive semidefinite matrix, by power iteration, from above as far as it can tell."""
+    """The largest eigenvalue of a positive semidefinite matrix by power iteration, rounded up by its error."""
 
     def step(state: Any) -> Any:
-        v, value, _, count = state
+        v, _, _, count = state
         image = product(v)
         following = jnp.vdot(v, image)
         error = jnp.linalg.norm(image - following * v)
@@ -319,7 +343,6 @@ def _norm(product: Callable[[jax.Array], jax.Array], like: jax.Array) -> jax.Arr
         _, value, error, count = state
         return (count < 200) & (error > 1e-2 * value)
 
-    v = jax.random.normal(jax.random.key(0), like.shape, like.dtype)
-    start = (v / jnp.linalg.norm(v), jnp.zeros((), like.dtype), jnp.asarray(jnp.inf, like.dtype), 0)
+    start = _random_direction(like), jnp.zeros((), like.dtype), jnp.asarray(jnp.inf, like.dtype), 0
     _, value, error, _ = jax.lax.while_loop(rough, step, start)
     return value + error
