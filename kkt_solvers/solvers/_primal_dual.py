@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.sparse import BCOO
 
 from kkt_solvers._conditions import (
     certificate_of_infeasibility,
@@ -48,7 +49,6 @@ class _State(NamedTuple):
     first: jax.Array  # length of the first step after the restart, and of the last one
     previous: jax.Array
     weight: jax.Array
-    integral: jax.Array
     best: tuple[jax.Array, jax.Array]  # y and nu of the original problem
     smallest: jax.Array  # their largest KKT residual
     claim: jax.Array
@@ -84,7 +84,7 @@ class PrimalDual(Solver):
 
     Raises `ValueError` for an objective that is not `Quadratic`.
 
-    Source: [lu2024], with the ratio of the steps of [lu2025] and, for the quadratic term, the copy `w` of [chen2025].
+    Source: [lu2024], with the weight of [applegate2021] and, for the quadratic term, the copy `w` of [chen2025].
     """
 
     tol: float | None = None
@@ -206,7 +206,7 @@ class _Method:
         zero, none = jnp.zeros((), y.dtype), jnp.zeros((), jnp.int32)
         convex = _is_convex(self.p, self.R, self.R_norm)
         claim = jnp.where(convex, Status.MAX_ITERATIONS, Status.INVALID).astype(jnp.int32)
-        return _State(point, point, none, zero, zero + jnp.inf, zero + 1, zero, best, smallest, claim, none)
+        return _State(point, point, none, zero, zero + jnp.inf, zero + 1, best, smallest, claim, none)
 
     def steps(self, weight: jax.Array) -> _Steps:
         """`tau (sigma |A|^2 + rho |R|) = 0.998`."""
@@ -253,7 +253,6 @@ class _Method:
         restart = (last <= _SUFFICIENT * first) | (inner >= _ARTIFICIAL * total)
         restart |= (last <= _NECESSARY * first) & (last > state.previous)
 
-        weight, integral = self.balanced(state, moved)
         fresh = moved if self.R is None else moved._replace(Rw=self.R(moved.w))
         now = _where(restart, fresh, halpern(z, moved, k + _CHECK_EVERY - 1))
         following = state._replace(
@@ -262,22 +261,18 @@ class _Method:
             inner=jnp.where(restart, 0, inner),
             first=first,
             previous=jnp.where(restart, jnp.inf, last),
-            weight=jnp.where(restart, weight, state.weight),
-            integral=jnp.where(restart, integral, state.integral),
+            weight=jnp.where(restart, self.balanced(state, moved), state.weight),
             iterations=total,
         )
         return following, step, moved
 
-    def balanced(self, state: _State, moved: _Iterate) -> tuple[jax.Array, jax.Array]:
-        """The weight that would have made primal and dual distances since the restart alike, by a PID rule."""
+    def balanced(self, state: _State, moved: _Iterate) -> jax.Array:
+        """The weight half way, in logarithms, to one that makes primal and dual distances since the restart alike."""
         way = _difference(moved, state.anchor)
         primal = jnp.linalg.norm(way.y)
         dual = jnp.sqrt(jnp.vdot(way.nu, way.nu) + jnp.maximum(jnp.vdot(way.w, way.Rw), 0) / self.ratio)
         good = (primal > 1e-10) & (dual > 1e-10) & (primal < 1e12) & (dual < 1e12)
-        error = jnp.log(jnp.where(good, dual, 1.0) / (jnp.where(good, primal, 1.0) * state.weight))
-        integral = 0.3 * state.integral + error
-        weight = state.weight * jnp.exp(0.99 * error + 0.01 * integral)
-        return jnp.where(good, weight, state.weight), jnp.where(good, integral, 0.0)
+        return jnp.where(good, jnp.sqrt(state.weight * dual / jnp.where(good, primal, 1.0)), state.weight)
 
 
 def _difference(a: _Iterate, b: _Iterate) -> _Iterate:
@@ -299,16 +294,21 @@ def _split(objective: Quadratic) -> tuple[jax.Array, Callable[[jax.Array], jax.A
         return P, None
     # Where every row is diagonally dominant its excess can be taken out; else only rows that are coupled to none.
     diagonal = objective.diagonal()
-    others = sums(P, 0) - jnp.abs(diagonal)
+    if isinstance(P, BCOO):
+        row, column = P.indices.T
+        off = BCOO((jnp.where(row == column, 0, P.data), P.indices), shape=P.shape)
+    else:
+        off = P - jnp.diag(diagonal)
+    others = sums(off, 0)
     p = jnp.where(jnp.all(diagonal >= others), diagonal - others, jnp.where(others == 0, diagonal, 0.0))
-    return p, lambda v: P @ v - p * v
+    return p, lambda v: off @ v + (diagonal - p) * v
 
 
 def _is_convex(p: jax.Array, R: Callable[[jax.Array], jax.Array] | None, largest: jax.Array) -> jax.Array:
     """False where a direction of negative curvature is found: an entry of `p`, or by power iteration on
     `largest I - R`."""
-    tol = 10 * float(jnp.finfo(p.dtype).eps) ** 0.6
-    separable = jnp.min(p, initial=0) >= -tol * jnp.max(jnp.abs(p), initial=0)
+    least = -10 * float(jnp.finfo(p.dtype).eps) ** 0.6 * (largest + jnp.max(jnp.abs(p), initial=0))
+    separable = jnp.min(p, initial=0) >= least
     if R is None:
         return separable
 
@@ -320,7 +320,7 @@ def _is_convex(p: jax.Array, R: Callable[[jax.Array], jax.Array] | None, largest
         return following / jnp.where(size > 0, size, 1.0), jnp.minimum(curvature, jnp.vdot(v, image))
 
     start = _random_direction(p), jnp.zeros((), p.dtype)
-    return separable & (jax.lax.fori_loop(0, 100, step, start)[1] >= -tol * largest)
+    return separable & (jax.lax.fori_loop(0, 100, step, start)[1] >= least)
 
 
 def _random_direction(like: jax.Array) -> jax.Array:
