@@ -9,6 +9,7 @@ import scipy.sparse as sp
 from test_derivative import clarabel_qp, data, largest_array, problem_of
 
 import kkt_solvers as kkt
+import kkt_solvers._flatten
 
 PLAIN = kkt.PrimalDual(polish=False)
 
@@ -200,6 +201,36 @@ def test_sparse_matrices_stay_sparse(rng, x64):
     solution = kkt.solve(problem, solver=PLAIN)
     assert name(solution) == "SOLVED"
     np.testing.assert_allclose(solution.primal, y, atol=1e-4)
+
+
+def blurred(y, b):
+    return jnp.convolve(y, jnp.array([1.0, 2.0, 0.5]), mode="valid")[::4] - b
+
+
+def test_an_affine_function_too_large_to_form(rng, x64, monkeypatch):
+    n = 60
+    q, b = rng.normal(size=n), blurred(rng.uniform(size=n), 0.0)
+    A = jax.jacfwd(blurred)(jnp.zeros(n), 0.0)
+    monkeypatch.setattr(kkt_solvers._flatten, "_FORM_UP_TO", 0)
+
+    def loss(q, b, P, operator):
+        equality, args = (blurred, (b,)) if operator else (kkt.Affine(A, b), ())
+        problem = kkt.Problem(kkt.Quadratic(P, q), equality, kkt.Box(0.0, 2.0), args)
+        solution = kkt.solve(problem)
+        return jnp.vdot(solution.primal, jnp.arange(n)) + solution.dual.equality.sum(), solution
+
+    for P in (None, np.full(n, 0.5)):
+        gradient = jax.jit(jax.grad(lambda *a, P=P: loss(*a, P, True), (0, 1), has_aux=True))
+        ours, solution = gradient(q, b)
+        theirs, expected = jax.grad(lambda *a, P=P: loss(*a, P, False), (0, 1), has_aux=True)(q, b)
+        assert name(solution) == "SOLVED"
+        assert largest_array(gradient, q, b) < A.size
+        np.testing.assert_allclose(solution.primal, expected.primal, atol=1e-6)
+        np.testing.assert_allclose(solution.dual.equality, expected.dual.equality, atol=1e-6)
+        for a, e in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a, e, atol=1e-6)
+    assert np.abs(theirs[0]).max() > 1
+    assert name(loss(q, 1e3 + b, None, True)[1]) == "PRIMAL_INFEASIBLE"
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Solvers: small frozen dataclasses of settings with one method, `run`."""
 
-from kkt_solvers._objectives import as_separable
-from kkt_solvers._problem import FlatProblem
+from kkt_solvers._objectives import Quadratic, as_separable
+from kkt_solvers._problem import FlatProblem, Operator
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._dual_bisection import DualBisection
 from kkt_solvers.solvers._interior_point import InteriorPoint
@@ -24,4 +24,6 @@ def default_solver(problem: FlatProblem) -> Solver:
     """The choice by structure; the table stands in the docstring of `kkt_solvers.solve`."""
     if as_separable(problem.objective) is not None and problem.equality.target.size <= 1:
         return DualBisection()
+    if isinstance(problem.equality, Operator) and isinstance(problem.objective, Quadratic):
+        return PrimalDual()
     return InteriorPoint()

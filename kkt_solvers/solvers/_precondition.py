@@ -8,7 +8,7 @@ from jax.experimental.sparse import BCOO
 
 from kkt_solvers._arrays import Matrix
 from kkt_solvers._objectives import LowRank, Quadratic
-from kkt_solvers._problem import Affine, Box, FlatProblem
+from kkt_solvers._problem import Affine, Box, FlatProblem, Operator
 
 _ROUNDS = 10
 
@@ -28,8 +28,12 @@ def preconditioned(problem: FlatProblem, init: jax.Array) -> Scaled:
     scalars that bring `q` and the right-hand side to unit norm."""
     objective = problem.objective
     assert isinstance(objective, Quadratic)
-    A, P, q = problem.equality.rows(init.size), objective.P, objective.q
+    equality, P, q = problem.equality, objective.P, objective.q
     one = jnp.ones((), init.dtype)
+    target = jnp.ravel(equality.target)
+    operator = isinstance(equality, Operator)  # its entries are not to be seen: no scaling but by scalars
+    d, e = jnp.ones_like(init), jnp.ones_like(target)
+    A = jnp.zeros((0, init.size), init.dtype) if operator else equality.rows(init.size)
 
     def ruiz(_: int, scales: Any) -> Any:
         d, e = scales
@@ -37,11 +41,11 @@ def preconditioned(problem: FlatProblem, init: jax.Array) -> Scaled:
         columns = jnp.maximum(sizes(scaled, 0), _hessian_sizes(_hessian(one, P, d)))
         return d * _inverse_root(columns), e * _inverse_root(sizes(scaled, 1))
 
-    d, e = jax.lax.fori_loop(0, _ROUNDS, ruiz, (jnp.ones_like(init), jnp.ones(A.shape[0], init.dtype)))
-    scaled = times(e, A, d)
-    columns = jnp.maximum(sums(scaled, 0), _hessian_sizes(_hessian(one, P, d)))
-    d, e = d * _inverse_root(columns), e * _inverse_root(sums(scaled, 1))
-    target = jnp.ravel(problem.equality.target)
+    if not operator:
+        d, e = jax.lax.fori_loop(0, _ROUNDS, ruiz, (d, e))
+        scaled = times(e, A, d)
+        columns = jnp.maximum(sums(scaled, 0), _hessian_sizes(_hessian(one, P, d)))
+        d, e = d * _inverse_root(columns), e * _inverse_root(sums(scaled, 1))
     nearest = jnp.clip(0.0, problem.box.lower, problem.box.upper)
     length = jnp.maximum(jnp.linalg.norm(e * target), jnp.linalg.norm(nearest / d))
     length = jnp.where(length > 0, length, 1.0)
@@ -49,12 +53,13 @@ def preconditioned(problem: FlatProblem, init: jax.Array) -> Scaled:
     slope = jnp.linalg.norm(d * q)
     slope = jnp.where(slope > 0, slope, jnp.max(_hessian_sizes(_hessian(one, P, d)), initial=0))
     c = 1 / jnp.where(slope > 0, slope, 1.0)
-    scaled = FlatProblem(
-        Quadratic(_hessian(c, P, d), c * d * q),
-        Affine(times(e, A, d), e * target),
-        Box(problem.box.lower / d, problem.box.upper / d),
-    )
-    return Scaled(scaled, d, e, c)
+    if isinstance(equality, Operator):
+        inner = equality
+        equality = Operator(lambda v: e * inner.residual(d * v), (), lambda v: v, inner.size, e * target)
+    else:
+        equality = Affine(times(e, A, d), e * target)
+    box = Box(problem.box.lower / d, problem.box.upper / d)
+    return Scaled(FlatProblem(Quadratic(_hessian(c, P, d), c * d * q), equality, box), d, e, c)
 
 
 def times(left: jax.Array, M: Matrix, right: jax.Array) -> Matrix:

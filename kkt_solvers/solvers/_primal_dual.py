@@ -16,7 +16,7 @@ from kkt_solvers._conditions import (
     residuals,
 )
 from kkt_solvers._objectives import LowRank, Quadratic
-from kkt_solvers._problem import FlatProblem
+from kkt_solvers._problem import FlatProblem, Operator
 from kkt_solvers._progress import report
 from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver
@@ -160,11 +160,8 @@ class PrimalDual(Solver):
 
 
 def _affordable(problem: FlatProblem) -> bool:
-    n, m = problem.box.lower.size, problem.equality.target.size
-    P = problem.objective.P if isinstance(problem.objective, Quadratic) else None
-    # A diagonal and a low-rank Hessian leave only the Schur complement.
-    small = m if isinstance(P, LowRank) or (P is not None and P.ndim == 1) else n + m
-    return small <= _POLISH_UP_TO
+    size = problem.box.lower.size + problem.equality.target.size
+    return size <= _POLISH_UP_TO and not isinstance(problem.equality, Operator)
 
 
 def _with_bounds(problem: FlatProblem, y: jax.Array, nu: jax.Array) -> Dual:
