@@ -107,10 +107,10 @@ class KKTSystem(abc.ABC):
     | objective, equality | system |
     |---|---|
     | `Separable` | the scalar or small Schur complement of the dual form; no `KKTSystem` |
+    | an equality given as a function, its matrix too large to form | `MatrixFreeKKT` |
     | `Quadratic`, diagonal `P` | `DiagonalKKT` |
     | `Quadratic`, `P` a `LowRank` | `LowRankKKT` |
     | `Quadratic` with a sparse `P` or `A`, more than 500 variables | `SparseKKT` |
-    | an equality given as a function, its matrix too large to form | `MatrixFreeKKT` |
     | any other, up to 3000 variables and equalities together | `DenseKKT` |
     | any other | `MatrixFreeKKT` |
     """

@@ -51,7 +51,7 @@ def preconditioned(problem: FlatProblem, init: jax.Array) -> Scaled:
     length = jnp.where(length > 0, length, 1.0)
     d, e = length * d, e / length
     slope = jnp.linalg.norm(d * q)
-    slope = jnp.where(slope > 0, slope, jnp.max(_hessian_sizes(_hessian(one, P, d)), initial=0))
+    slope = jnp.where(slope > 0, slope, jnp.max(_hessian_sizes(_hessian(one, P, d)) + 0 * d, initial=0))
     c = 1 / jnp.where(slope > 0, slope, 1.0)
     if isinstance(equality, Operator):
         inner = equality
@@ -93,10 +93,10 @@ def _hessian(c: jax.Array, P: Any, d: jax.Array) -> Any:
     return c * d * d * P if P.ndim == 1 else times(c * d, P, d)
 
 
-def _hessian_sizes(P: Any) -> jax.Array:
+def _hessian_sizes(P: Any) -> jax.Array | float:
     """The largest absolute entry of each column, or a bound of it."""
     if P is None:
-        return jnp.zeros(())
+        return 0.0
     if isinstance(P, LowRank):  # positive semidefinite: |P_ij|^2 <= P_ii P_jj
         root = jnp.sqrt(jnp.abs(P.diagonal) + jnp.sum(P.factor**2, axis=1))
         return root * jnp.max(root, initial=0)
