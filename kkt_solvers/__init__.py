@@ -7,7 +7,14 @@ from kkt_solvers._problem import Affine, Box, Problem, Sum
 from kkt_solvers._qp import solve_qp
 from kkt_solvers._solution import Dual, Residuals, Solution, Status
 from kkt_solvers._solve import differentiable, solve
-from kkt_solvers.solvers import DualBisection, DualNewton, InteriorPoint, MirrorDescent, ProjectedGradient
+from kkt_solvers.solvers import (
+    DualBisection,
+    DualNewton,
+    InteriorPoint,
+    MirrorDescent,
+    PrimalDual,
+    ProjectedGradient,
+)
 
 __version__ = "0.1.0"
 
@@ -21,6 +28,7 @@ __all__ = [
     "InteriorPoint",
     "LowRank",
     "MirrorDescent",
+    "PrimalDual",
     "Problem",
     "ProjectedGradient",
     "Quadratic",

@@ -67,6 +67,13 @@ def largest_entries(value: Matrix, axis: int) -> jax.Array:
     return jnp.max(jnp.abs(value), axis=axis, initial=0)
 
 
+def entry_sums(value: Matrix, axis: int) -> jax.Array:
+    """The sum of absolute entries of each column (`axis` 0) or row (`axis` 1)."""
+    if isinstance(value, BCOO):
+        return jnp.zeros(value.shape[1 - axis], value.dtype).at[value.indices[:, 1 - axis]].add(jnp.abs(value.data))
+    return jnp.sum(jnp.abs(value), axis=axis)
+
+
 def scaled_matrix(rows: jax.Array, value: Matrix, columns: jax.Array) -> Matrix:
     """`diag(rows) value diag(columns)`."""
     if isinstance(value, BCOO):

@@ -20,7 +20,7 @@ from kkt_solvers._elementwise import minimise_elementwise
 from kkt_solvers._flatten import is_valid
 from kkt_solvers._linear import solve_semidefinite
 from kkt_solvers._objectives import Quadratic, Separable, hessian_product
-from kkt_solvers._problem import FlatProblem
+from kkt_solvers._problem import FlatProblem, Operator
 from kkt_solvers._solution import Dual, Residuals, Status
 
 
@@ -177,7 +177,7 @@ def residuals(problem: FlatProblem, y: jax.Array, dual: Dual) -> Residuals:
         gap = jnp.vdot(rest, y) - jnp.vdot(dual.equality, problem.equality.product(y) - target)
         gap = jnp.abs(gap + sum(jnp.sum(product) for product in products))
     # |A| |y| is the size of the terms that cancel in A y - b.
-    size = jnp.maximum(_norm(target), _norm(_absolute(problem.equality).product(jnp.abs(y))))
+    size = jnp.maximum(_norm(target), _norm(_terms(problem.equality, y)))
     equality = _norm(problem.equality.product(y) - target) / (1 + size)
     outside = _norm(_violation(box.lower - y, box.lower), _violation(y - box.upper, box.upper))
     negative = _norm(jnp.minimum(dual.lower, 0), jnp.minimum(dual.upper, 0))
@@ -189,6 +189,20 @@ def residuals(problem: FlatProblem, y: jax.Array, dual: Dual) -> Residuals:
 
 def _absolute(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.abs(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+
+
+def _terms(equality: Any, y: jax.Array) -> jax.Array:
+    """`|A| |y|`; for an operator `|A S y|`, which is no larger, with a diagonal `S` of random signs."""
+    if isinstance(equality, Operator):
+        return equality.product(jax.random.rademacher(jax.random.key(0), y.shape, y.dtype) * y)
+    return _absolute(equality).product(jnp.abs(y))
+
+
+def _adjoint_terms(equality: Any, nu: jax.Array) -> jax.Array:
+    """The same for `A'`."""
+    if isinstance(equality, Operator):
+        return jnp.abs(equality.adjoint(jax.random.rademacher(jax.random.key(0), nu.shape, nu.dtype) * nu))
+    return _absolute(equality).adjoint(jnp.abs(nu))
 
 
 def certificate_of_infeasibility(problem: FlatProblem, nu: jax.Array) -> jax.Array:
@@ -219,11 +233,18 @@ def _ray_tolerance(ray: jax.Array) -> float:
 
 def _vanishes(problem: FlatProblem, nu: jax.Array, w: jax.Array) -> jax.Array:
     """Where an entry of `w = A'nu` is zero up to rounding, whatever the scales of rows and columns of `A`."""
-    equality = _absolute(problem.equality)
-    rows = largest_entries(problem.equality.rows(w.size), axis=1)
+    equality = problem.equality
+    rows = row_sizes(problem)
     level = jnp.max(jnp.abs(nu) * rows, initial=0)
-    size = equality.adjoint((level / jnp.where(rows > 0, rows, 1.0)).reshape(equality.target.shape))
+    size = _adjoint_terms(equality, (level / jnp.where(rows > 0, rows, 1.0)).reshape(equality.target.shape))
     return jnp.abs(w) <= 1e-2 * _ray_tolerance(nu) * size
+
+
+def row_sizes(problem: FlatProblem) -> jax.Array:
+    """The largest absolute entry of each row of `A`; ones for an operator."""
+    if isinstance(problem.equality, Operator):
+        return jnp.ones_like(problem.equality.target)
+    return largest_entries(problem.equality.rows(problem.box.lower.size), axis=1)
 
 
 def ray_of_descent(problem: FlatProblem, ray: jax.Array) -> jax.Array:
@@ -236,7 +257,7 @@ def ray_of_descent(problem: FlatProblem, ray: jax.Array) -> jax.Array:
         return jnp.zeros((), bool)
     tol = _ray_tolerance(ray)
     d = in_box_directions(problem, ray)
-    on_equality = _norm(equality.product(d)) <= tol * (1e-30 + _norm(_absolute(equality).product(jnp.abs(d))))
+    on_equality = _norm(equality.product(d)) <= tol * (1e-30 + _norm(_terms(equality, d)))
     flat = _norm(objective.hessian_product(d)) <= tol * _norm(objective.diagonal())
     slope = jnp.vdot(objective.q, d)
     return on_equality & flat & (slope < -tol * jnp.vdot(jnp.abs(objective.q), jnp.abs(d))) & jnp.all(jnp.isfinite(d))

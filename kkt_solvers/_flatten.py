@@ -13,8 +13,10 @@ from jax.flatten_util import ravel_pytree
 from kkt_solvers._arrays import cast, float_dtype, is_concrete
 from kkt_solvers._hoist import hoist
 from kkt_solvers._objectives import Quadratic, Separable, Smooth
-from kkt_solvers._problem import Affine, Box, Equality, FlatProblem, Problem, Sum
+from kkt_solvers._problem import Affine, Box, Equality, FlatProblem, Operator, Problem, Sum
 from kkt_solvers._solution import Dual, Solution
+
+_FORM_UP_TO = 3e7  # entries of the matrix of an equality given as a function
 
 
 # ---------------------------------------------------------------------------------------------- values
@@ -221,8 +223,10 @@ def _flat_equality(problem: Problem, y: Any, n: int, unravel: Any) -> tuple[Any,
         return ravel_pytree(equality(unravel(y), *args))
 
     zero = jnp.zeros((n,), dtype)
-    A, b = jax.jacfwd(lambda y: residual(y)[0])(zero), -residual(zero)[0]
-    return Affine(A, b), residual(zero)[1]
+    value, unravel_dual = residual(zero)
+    if n * value.size > _FORM_UP_TO:
+        return Operator(equality, args, unravel, n, -value), unravel_dual
+    return Affine(jax.jacfwd(lambda y: residual(y)[0])(zero), -value), unravel_dual
 
 
 def flatten(problem: Problem, init: Any) -> tuple[FlatProblem, jax.Array, Callable[[Solution], Solution]]:

@@ -24,7 +24,7 @@ from jax.experimental.sparse import BCOO
 from kkt_solvers import _sparse
 from kkt_solvers._arrays import block_sum, dense
 from kkt_solvers._objectives import LowRank, Quadratic, Separable, hessian_product
-from kkt_solvers._problem import FlatProblem
+from kkt_solvers._problem import FlatProblem, Operator
 
 _REFINEMENTS = 3
 
@@ -105,6 +105,7 @@ class KKTSystem(abc.ABC):
     | objective, equality | system |
     |---|---|
     | `Separable` | the scalar or small Schur complement of the dual form; no `KKTSystem` |
+    | an equality given as a function, its matrix too large to form | `MatrixFreeKKT` |
     | `Quadratic`, diagonal `P` | `DiagonalKKT` |
     | `Quadratic`, `P` a `LowRank` | `LowRankKKT` |
     | `Quadratic` with a sparse `P` or `A`, more than 500 variables | `SparseKKT` |
@@ -271,8 +272,10 @@ class MatrixFreeKKT(KKTSystem):
     """Conjugate gradients on the null space of the equality, from Hessian products alone: large smooth problems.
 
     Preconditioned by the KKT matrix with the Hessian's diagonal (where the type of the objective gives it, else a
-    multiple of the identity) in place of the Hessian, which keeps every iterate on `A dy = s`. Needs a Hessian that
-    is positive definite there. The residual is checked: an adjoint that did not converge is NaN, with a warning.
+    multiple of the identity) in place of the Hessian, which keeps every iterate on `A dy = s`. Its Schur complement
+    is factorised, or, where the equality is a function with too large a matrix, solved for by inner iterations. Needs
+    a Hessian that is positive definite there, or a linear program with a unique solution. The residual is checked: an
+    adjoint that did not converge is NaN, with a warning.
 
     Arguments:
         tol: largest relative residual; `None` for 1e-10 in float64, 1e-4 in float32.
@@ -283,14 +286,40 @@ class MatrixFreeKKT(KKTSystem):
     max_iterations: int = 2000
 
     def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Inverse, Any]:
-        slope = mask / _floored(diagonal_curvature(problem, y))
-        return _block_elimination(problem, mask, lambda v: slope * v, lambda rows: schur(rows, slope))
+        # In a linear program nothing is left for conjugate gradients: refinement alone takes the identity out again.
+        linear = isinstance(problem.objective, Quadratic) and problem.objective.P is None
+        slope = mask if linear else mask / _floored(diagonal_curvature(problem, y))
+        steps = _REFINEMENTS if linear else 0
+        if isinstance(problem.equality, Operator):
+            return self._iterative_elimination(problem.equality, mask, slope), steps
+        return _block_elimination(problem, mask, lambda v: slope * v, lambda rows: schur(rows, slope))[0], steps
+
+    def _iterative_elimination(self, equality: Operator, mask: jax.Array, slope: jax.Array) -> Inverse:
+        """Block elimination whose Schur complement is never formed: conjugate gradients again."""
+        tol = 100 * float(jnp.finfo(mask.dtype).eps)
+
+        def inverse(right: Pair) -> Pair:
+            r, s = right
+            dnu, _ = jax.scipy.sparse.linalg.cg(
+                lambda nu: equality.product(slope * equality.adjoint(nu)),
+                equality.product(slope * r) - s,
+                tol=tol,
+                maxiter=self.max_iterations,
+            )
+            return slope * (r - equality.adjoint(dnu)) + (1 - mask) * r, dnu
+
+        return inverse
 
     def refine(self, inverse: Inverse, product: Inverse, right: Pair, steps: Any) -> Pair:
         dtype = right[0].dtype
         tol = (1e-10 if jnp.finfo(dtype).bits >= 64 else 1e-4) if self.tol is None else self.tol
         x, _ = jax.scipy.sparse.linalg.cg(
-            product, right, x0=inverse(right), tol=0.1 * tol, maxiter=self.max_iterations, M=inverse
+            product,
+            right,
+            x0=_refined(inverse, product, right, steps),
+            tol=0.1 * tol,
+            maxiter=self.max_iterations,
+            M=inverse,
         )
         rest = jax.tree.map(jnp.subtract, right, product(x))
         error, size = (jnp.sqrt(sum(jnp.sum(part * part) for part in pair)) for pair in (rest, right))
@@ -337,6 +366,8 @@ _DENSE_UP_TO = 3000
 
 def choose(problem: FlatProblem) -> KKTSystem:
     """The choice by structure; the table stands in the docstring of `KKTSystem`."""
+    if isinstance(problem.equality, Operator):
+        return MatrixFreeKKT()
     objective, A = problem.objective, problem.equality.rows(problem.box.lower.size)
     m, n = A.shape
     if isinstance(objective, Quadratic):

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from kkt_solvers._arrays import Matrix, block_sum, floating, floating_tree, matrix
 from kkt_solvers._objectives import Objective
@@ -23,7 +24,8 @@ class Affine:
         b: shape `(m,)`.
 
     For a linear map that is not a matrix, pass the affine function itself: `Problem(..., equality=h)` with
-    `h(y, *args) = A(y) - b`.
+    `h(y, *args) = A(y) - b`. Up to 3e7 entries its matrix is formed; beyond, `h` and its transpose are called instead,
+    for which `PrimalDual` is the solver and `MatrixFreeKKT` the linear system of the derivative.
     """
 
     A: Matrix
@@ -81,6 +83,32 @@ class Sum:
 
 
 Equality = Affine | Sum
+
+
+@pytree(callables=("function",), static=("unravel", "size"))
+@dataclass(frozen=True, eq=False)
+class Operator:
+    """The equality `function(y, *args) = 0` of an affine function whose matrix is too large to form, on flat vectors.
+    Internal; `size` is that of `y`, `target` the function's value at zero with the opposite sign."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    unravel: Callable[[jax.Array], Any]
+    size: int
+    target: jax.Array
+
+    def residual(self, y: jax.Array) -> jax.Array:
+        return ravel_pytree(self.function(self.unravel(y), *self.args))[0]
+
+    def product(self, y: jax.Array) -> jax.Array:
+        return jax.jvp(self.residual, (jnp.zeros_like(y),), (y,))[1]
+
+    def adjoint(self, nu: jax.Array) -> jax.Array:
+        return jax.vjp(self.residual, jnp.zeros(self.size, nu.dtype))[1](nu)[0]
+
+    def rows(self, n: int) -> jax.Array:
+        """The matrix all the same, for methods that cannot do without."""
+        return jax.jacfwd(self.residual)(jnp.zeros(n, self.target.dtype))
 
 
 @pytree()
@@ -162,7 +190,7 @@ class FlatProblem:
     """
 
     objective: Objective
-    equality: Equality
+    equality: Equality | Operator
     box: Box
 
 

@@ -32,6 +32,7 @@ def solve(
             |---|---|---|
             | `Separable`, `Quadratic` with diagonal `P` | none or one row | `DualBisection` |
             | `Separable` | several rows | `DualNewton` |
+            | `Quadratic` | a function whose matrix would have more than 3e7 entries | `PrimalDual` |
             | anything else | any | `InteriorPoint` |
 
             Any object with `run(problem, init) -> (primal, dual or None, iterations, converged)` will do: see

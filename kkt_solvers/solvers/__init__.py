@@ -1,12 +1,13 @@
 """Solvers: small frozen dataclasses of settings with one method, `run`."""
 
-from kkt_solvers._objectives import Separable, as_separable
-from kkt_solvers._problem import FlatProblem
+from kkt_solvers._objectives import Quadratic, Separable, as_separable
+from kkt_solvers._problem import FlatProblem, Operator
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._dual_bisection import DualBisection
 from kkt_solvers.solvers._dual_newton import DualNewton
 from kkt_solvers.solvers._interior_point import InteriorPoint
 from kkt_solvers.solvers._mirror_descent import MirrorDescent
+from kkt_solvers.solvers._primal_dual import PrimalDual
 from kkt_solvers.solvers._projected_gradient import ProjectedGradient
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "DualNewton",
     "InteriorPoint",
     "MirrorDescent",
+    "PrimalDual",
     "ProjectedGradient",
     "Solver",
     "default_solver",
@@ -26,4 +28,6 @@ def default_solver(problem: FlatProblem) -> Solver:
         return DualBisection()
     if isinstance(problem.objective, Separable):
         return DualNewton()
+    if isinstance(problem.equality, Operator) and isinstance(problem.objective, Quadratic):
+        return PrimalDual()
     return InteriorPoint()

@@ -38,7 +38,7 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, sparse: bool) -> tupl
     def rounds(_: int, scales: Any) -> Any:
         d, e = scales
         rows = scaled_matrix(e, A, d)
-        columns = jnp.maximum(largest_entries(rows, axis=0), _column_sizes(P, d))
+        columns = jnp.maximum(largest_entries(rows, axis=0), column_sizes(P, d))
         d = d * jax.lax.rsqrt(jnp.where(columns > 0, columns, 1.0)) if quadratic else d
         size = largest_entries(rows, axis=1)
         return d, e * jax.lax.rsqrt(jnp.where(size > 0, size, 1.0))
@@ -50,14 +50,14 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, sparse: bool) -> tupl
         # Variables of the size of the right-hand side: a proximal term counts in that unit.
         unit = jnp.maximum(jnp.max(jnp.abs(e * target), initial=0), 1.0)
         d, e = unit * d, e / unit
-        size = jnp.maximum(jnp.max(jnp.abs(d * objective.q), initial=0), jnp.max(_column_sizes(P, d), initial=0))
+        size = jnp.maximum(jnp.max(jnp.abs(d * objective.q), initial=0), jnp.max(column_sizes(P, d), initial=0))
         c = 1 / jnp.where(size > 0, size, 1.0)
-        scaled = Quadratic(_times(P, d, c), c * d * objective.q)
+        scaled = Quadratic(scaled_hessian(P, d, c), c * d * objective.q)
     box = Box(problem.box.lower / d, problem.box.upper / d)
     return FlatProblem(scaled, Affine(scaled_matrix(e, A, d), e * target), box), Scales(d, e, c)
 
 
-def _column_sizes(P: Any, d: jax.Array) -> jax.Array:
+def column_sizes(P: Any, d: jax.Array) -> jax.Array:
     """The largest absolute entry of each column of `diag(d) P diag(d)`, or a bound of it."""
     if P is None:
         return jnp.zeros_like(d)
@@ -67,7 +67,7 @@ def _column_sizes(P: Any, d: jax.Array) -> jax.Array:
     return jnp.abs(P) * d * d if P.ndim == 1 else largest_entries(scaled_matrix(d, P, d), axis=0)
 
 
-def _times(P: Any, d: jax.Array, c: jax.Array) -> Any:
+def scaled_hessian(P: Any, d: jax.Array, c: jax.Array) -> Any:
     """`c diag(d) P diag(d)`, of the same structure as `P`."""
     if P is None:
         return None

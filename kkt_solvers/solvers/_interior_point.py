@@ -8,15 +8,12 @@ import jax.numpy as jnp
 
 from kkt_solvers._arrays import dense
 from kkt_solvers._conditions import (
-    bound_multipliers,
     certificate_of_infeasibility,
     default_tolerance,
-    held_by,
     ray_of_descent,
     reduced_gradient,
     residuals,
 )
-from kkt_solvers._linear import choose
 from kkt_solvers._objectives import Quadratic
 from kkt_solvers._problem import FlatProblem
 from kkt_solvers._progress import report
@@ -24,6 +21,7 @@ from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._equilibrate import Scales, equilibrated
 from kkt_solvers.solvers._newton import factorised, is_convex, is_sparse, regularisation
+from kkt_solvers.solvers._polish import off_steep_bounds, polished
 
 _TO_BOUNDARY = 0.99  # the part of the way to the nearest bound that a step may go, at least
 _SHORT = 0.8  # steps below it are corrected, up to so many times
@@ -96,13 +94,13 @@ class InteriorPoint(Solver):
         warm = None
         if dual is not None:
             # Of a similar problem the active set is often the same.
-            y, dual, smallest = _polished(problem, init, dual, jnp.asarray(jnp.inf, init.dtype))
+            y, dual, smallest = polished(problem, init, dual, jnp.asarray(jnp.inf, init.dtype))
             warm = _scaled(problem, scales, y, dual), smallest
         final = _iterate(scaled, init / scales.variables, warm, measure, tol, self.max_iterations)
         y, dual = back(final.best)
         smallest = final.smallest
         if self.polish:
-            y, dual, smallest = _polished(problem, y, dual, smallest)
+            y, dual, smallest = polished(problem, y, dual, smallest)
         nu, ray, claim = final.now.nu, final.now.y, final.claim
         if problem.equality.target.size and not is_sparse(problem):
             nu, claim = _last_ray(scaled, nu, claim, smallest <= tol)
@@ -125,27 +123,12 @@ def _unscaled(problem: FlatProblem, scales: Scales, point: _Iterate) -> tuple[ja
     y = jnp.clip(d * point.y, box.lower, box.upper)
     nu = (scales.rows * point.nu / c).reshape(problem.equality.target.shape)
     fixed = box.lower == box.upper
-    y, steep = _off_steep_bounds(problem, y)
+    y, steep = off_steep_bounds(problem, y)
     taken = fixed | steep
     slope = reduced_gradient(problem, y, nu)
     lower = jnp.where(taken & jnp.isfinite(box.lower), jnp.maximum(slope, 0), point.zl / (d * c))
     upper = jnp.where(taken & jnp.isfinite(box.upper), jnp.maximum(-slope, 0), point.zu / (d * c))
     return y, Dual(nu, lower, upper)
-
-
-def _off_steep_bounds(problem: FlatProblem, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A bound where the slope is infinite is not reached, though rounding may say so: there y becomes a number beside
-    it. Also where that is. What automatic differentiation says on the bound itself need not be infinite."""
-    box, objective = problem.box, problem.objective
-    if isinstance(objective, Quadratic):
-        return y, jnp.zeros(y.shape, bool)
-    info = jnp.finfo(y.dtype)
-    low = box.lower + 2 * jnp.maximum(info.tiny, info.eps * jnp.abs(box.lower))
-    high = box.upper - 2 * jnp.maximum(info.tiny, info.eps * jnp.abs(box.upper))
-    beside = jnp.where(low < high, jnp.clip(y, low, high), y)
-    there, here = objective.gradient(beside), objective.gradient(y)
-    steep = (beside != y) & ~(jnp.abs(there - here) <= 1e-2 * (1 + jnp.abs(here)))
-    return jnp.where(steep, beside, y), steep
 
 
 def _scaled(problem: FlatProblem, scales: Scales, y: jax.Array, dual: Dual) -> _Iterate:
@@ -431,23 +414,3 @@ def _iterate(problem: FlatProblem, init: jax.Array, warm: Any, measure: Any, tol
     report(none, objective(first.y), smallest)
     start = _State(first, best, smallest, jnp.full_like(smallest, jnp.inf), none, claim, none)
     return jax.lax.while_loop(unfinished, step, start)
-
-
-# ------------------------------------------------------------------------------------------------ polish
-def _polished(problem: FlatProblem, y: jax.Array, dual: Dual, smallest: jax.Array) -> tuple[jax.Array, Dual, jax.Array]:
-    """One Newton step on the active set of the point, kept if the largest KKT residual is no larger for it."""
-    below, above = held_by(problem, y, dual.equality, dual.lower, dual.upper)
-    lower, upper = problem.box.lower, problem.box.upper
-    below = below | (lower == upper)
-    start, _ = _off_steep_bounds(problem, jnp.where(below, lower, jnp.where(above, upper, y)))
-    mask = (~(below | above)).astype(y.dtype)
-    nu = dual.equality
-    gradient = problem.objective.gradient(start) + problem.equality.adjoint(nu)
-    right = -gradient, problem.equality.target - problem.equality.product(start)
-    dy, dnu = choose(problem).solve(problem, start, mask, right)
-    candidate, _ = _off_steep_bounds(problem, jnp.clip(start + mask * dy, lower, upper))
-    new_dual = Dual(nu + dnu, *bound_multipliers(problem, candidate, nu + dnu))
-    largest = residuals(problem, candidate, new_dual).largest
-    better = largest <= smallest
-    chosen = jax.tree.map(lambda a, b: jnp.where(better, a, b), (candidate, new_dual), (y, dual))
-    return *chosen, jnp.where(better, largest, smallest)

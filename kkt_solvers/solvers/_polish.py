@@ -1,0 +1,44 @@
+"""The exact solution on the active set of a nearly solved problem."""
+
+import jax
+import jax.numpy as jnp
+
+from kkt_solvers._conditions import bound_multipliers, held_by, residuals
+from kkt_solvers._linear import choose
+from kkt_solvers._objectives import Quadratic
+from kkt_solvers._problem import FlatProblem
+from kkt_solvers._solution import Dual
+
+
+def polished(problem: FlatProblem, y: jax.Array, dual: Dual, smallest: jax.Array) -> tuple[jax.Array, Dual, jax.Array]:
+    """One Newton step on the active set of the point, kept if the largest KKT residual is no larger for it."""
+    below, above = held_by(problem, y, dual.equality, dual.lower, dual.upper)
+    lower, upper = problem.box.lower, problem.box.upper
+    below = below | (lower == upper)
+    start, _ = off_steep_bounds(problem, jnp.where(below, lower, jnp.where(above, upper, y)))
+    mask = (~(below | above)).astype(y.dtype)
+    nu = dual.equality
+    gradient = problem.objective.gradient(start) + problem.equality.adjoint(nu)
+    right = -gradient, problem.equality.target - problem.equality.product(start)
+    dy, dnu = choose(problem).solve(problem, start, mask, right)
+    candidate, _ = off_steep_bounds(problem, jnp.clip(start + mask * dy, lower, upper))
+    new_dual = Dual(nu + dnu, *bound_multipliers(problem, candidate, nu + dnu))
+    largest = residuals(problem, candidate, new_dual).largest
+    better = largest <= smallest
+    chosen = jax.tree.map(lambda a, b: jnp.where(better, a, b), (candidate, new_dual), (y, dual))
+    return *chosen, jnp.where(better, largest, smallest)
+
+
+def off_steep_bounds(problem: FlatProblem, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A bound where the slope is infinite is not reached, though rounding may say so: there y becomes a number beside
+    it. Also where that is. What automatic differentiation says on the bound itself need not be infinite."""
+    box, objective = problem.box, problem.objective
+    if isinstance(objective, Quadratic):
+        return y, jnp.zeros(y.shape, bool)
+    info = jnp.finfo(y.dtype)
+    low = box.lower + 2 * jnp.maximum(info.tiny, info.eps * jnp.abs(box.lower))
+    high = box.upper - 2 * jnp.maximum(info.tiny, info.eps * jnp.abs(box.upper))
+    beside = jnp.where(low < high, jnp.clip(y, low, high), y)
+    there, here = objective.gradient(beside), objective.gradient(y)
+    steep = (beside != y) & ~(jnp.abs(there - here) <= 1e-2 * (1 + jnp.abs(here)))
+    return jnp.where(steep, beside, y), steep

@@ -1,0 +1,55 @@
+"""Diagonal scaling of a linear or quadratic program that keeps its matrices as they are: dense, sparse or low-rank."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kkt_solvers._arrays import entry_sums, largest_entries, scaled_matrix
+from kkt_solvers._objectives import Quadratic
+from kkt_solvers._problem import Affine, Box, FlatProblem, Operator
+from kkt_solvers.solvers._equilibrate import Scales, column_sizes, scaled_hessian
+
+_ROUNDS = 10
+
+
+def preconditioned(problem: FlatProblem, init: jax.Array) -> tuple[FlatProblem, Scales]:
+    """Ruiz's iteration [ruiz2001] on `[[P, A'], [A, 0]]`, one round of Pock and Chambolle's [pock2011] on `A`, and two
+    scalars that bring `q` and the right-hand side to unit norm."""
+    objective = problem.objective
+    assert isinstance(objective, Quadratic)
+    equality, P, q = problem.equality, objective.P, objective.q
+    target = jnp.ravel(equality.target)
+    operator = isinstance(equality, Operator)  # its entries are not to be seen: no scaling but by scalars
+    d, e = jnp.ones_like(init), jnp.ones_like(target)
+    A = jnp.zeros((0, init.size), init.dtype) if operator else equality.rows(init.size)
+
+    def ruiz(_: int, scales: Any) -> Any:
+        d, e = scales
+        scaled = scaled_matrix(e, A, d)
+        columns = jnp.maximum(largest_entries(scaled, 0), column_sizes(P, d))
+        return d * _inverse_root(columns), e * _inverse_root(largest_entries(scaled, 1))
+
+    if not operator:
+        d, e = jax.lax.fori_loop(0, _ROUNDS, ruiz, (d, e))
+        scaled = scaled_matrix(e, A, d)
+        columns = jnp.maximum(entry_sums(scaled, 0), column_sizes(P, d))
+        d, e = d * _inverse_root(columns), e * _inverse_root(entry_sums(scaled, 1))
+    nearest = jnp.clip(0.0, problem.box.lower, problem.box.upper)
+    length = jnp.maximum(jnp.linalg.norm(e * target), jnp.linalg.norm(nearest / d))
+    length = jnp.where(length > 0, length, 1.0)
+    d, e = length * d, e / length
+    slope = jnp.linalg.norm(d * q)
+    slope = jnp.where(slope > 0, slope, jnp.max(column_sizes(P, d), initial=0))
+    c = 1 / jnp.where(slope > 0, slope, 1.0)
+    if isinstance(equality, Operator):
+        inner = equality
+        equality = Operator(lambda v: e * inner.residual(d * v), (), lambda v: v, inner.size, e * target)
+    else:
+        equality = Affine(scaled_matrix(e, A, d), e * target)
+    box = Box(problem.box.lower / d, problem.box.upper / d)
+    return FlatProblem(Quadratic(scaled_hessian(P, d, c), c * d * q), equality, box), Scales(d, e, c)
+
+
+def _inverse_root(size: jax.Array) -> jax.Array:
+    return jax.lax.rsqrt(jnp.where(size > 0, size, 1.0))
