@@ -131,7 +131,10 @@ def _same(v: jax.Array) -> jax.Array:
 def _dense_system(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array) -> Solve:
     A = dense(problem.equality.rows(y.size)) * moves
     reg, eps = regularisation(y.dtype), float(jnp.finfo(y.dtype).eps)
-    inverse = _inverse(problem, y, jnp.where(moves > 0, D + _LEAST * reg, 1.0), moves)
+    # A free coordinate of a linear program has nothing but the proximal term: were that tiny, its part of S would
+    # drown the others.
+    D = jnp.where(D > 0, D + _LEAST * reg, reg)
+    inverse = _inverse(problem, y, jnp.where(moves > 0, D, 1.0), moves)
     V = inverse.whiten(A.T)
     S = V.T @ inverse.middle(V)
     pivots = jnp.diag(S)
