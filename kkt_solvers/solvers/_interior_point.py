@@ -381,8 +381,12 @@ def _iterate(problem: FlatProblem, init: jax.Array, warm: Any, measure: Any, tol
         return _Iterate(y, p.nu + size * d.nu, below, above, zl, zu)
 
     def backtracked(p: _Iterate, d: _Iterate, longest: jax.Array, centre: jax.Array) -> _Iterate:
+        # A slope counts as much as the coordinate can move: so all parts are of the size of the objective.
+        room = jnp.minimum(jnp.minimum(p.below, p.above), 1.0)
+
         def merit(q: _Iterate) -> jax.Array:
             rd, rp = conditions(q)
+            rd = room * rd
             low = jnp.where(has[0], q.below * q.zl - centre, 0.0)
             high = jnp.where(has[1], q.above * q.zu - centre, 0.0)
             return jnp.sqrt(sum(jnp.vdot(part, part) for part in (rd, rp, low, high)))
