@@ -403,10 +403,13 @@ def _iterate(problem: FlatProblem, init: jax.Array, warm: Any, measure: Any, tol
         size, _ = jax.lax.while_loop(too_long, lambda s: (0.5 * s[0], s[1] + 1), start)
         return moved(p, d, size, curved)
 
+    # Where the slope is a logarithm a coordinate may have far to go to its tiny value.
+    exhausted = eps * eps if quadratic else float(jnp.finfo(dtype).tiny) ** 0.5
+
     def unfinished(state: _State) -> jax.Array:
         # Past the tolerance a few more iterations are cheap, and tell active bounds from free ones cleanly.
         enough = (state.smallest <= 1e-3 * tol) | ((state.smallest <= tol) & (state.since >= 2))
-        stuck = (state.since >= _PATIENCE) | (has_bounds & (gap(state.now) <= eps * eps))
+        stuck = (state.since >= _PATIENCE) | (has_bounds & (gap(state.now) <= exhausted))
         return ~enough & ~stuck & (state.claim == Status.MAX_ITERATIONS) & (state.iterations < max_iterations)
 
     first = _start_quadratic(problem, has, moves) if quadratic else _start_inside(problem, init, has)

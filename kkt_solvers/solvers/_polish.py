@@ -29,16 +29,21 @@ def polished(problem: FlatProblem, y: jax.Array, dual: Dual, smallest: jax.Array
     return *chosen, jnp.where(better, largest, smallest)
 
 
+_NEAR = 1e-6  # nearer to a bound than this a step of rounding may be felt
+
+
 def off_steep_bounds(problem: FlatProblem, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A bound where the slope is infinite is not reached, though rounding may say so: there y becomes a number beside
-    it. Also where that is. What automatic differentiation says on the bound itself need not be infinite."""
-    box, objective = problem.box, problem.objective
+    """A bound where the slope is infinite is not reached, though rounding may say so, and beside it the slope changes
+    with the last digit of y. There y goes inward by two digits, so that what is left of the slope is for the
+    multiplier of the bound; also where that is. On the bound itself automatic differentiation may say anything."""
+    (lower, upper), objective = (problem.box.lower, problem.box.upper), problem.objective
     if isinstance(objective, Quadratic):
         return y, jnp.zeros(y.shape, bool)
     info = jnp.finfo(y.dtype)
-    low = box.lower + 2 * jnp.maximum(info.tiny, info.eps * jnp.abs(box.lower))
-    high = box.upper - 2 * jnp.maximum(info.tiny, info.eps * jnp.abs(box.upper))
-    beside = jnp.where(low < high, jnp.clip(y, low, high), y)
+    digit_low, digit_high = (2 * jnp.maximum(info.tiny, info.eps * jnp.abs(bound)) for bound in (lower, upper))
+    room = upper - lower > 2 * (digit_low + digit_high)
+    near_low, near_high = (gap <= _NEAR * (1 + jnp.abs(y)) for gap in (y - lower, upper - y))
+    beside = jnp.where(room & near_high, y - digit_high, jnp.where(room & near_low, y + digit_low, y))
     there, here = objective.gradient(beside), objective.gradient(y)
-    steep = (beside != y) & ~(jnp.abs(there - here) <= 1e-2 * (1 + jnp.abs(here)))
+    steep = (beside != y) & ~(jnp.abs(there - here) <= 1e-4 * jnp.sqrt(info.eps) * (1 + jnp.abs(here)))
     return jnp.where(steep, beside, y), steep
