@@ -11,9 +11,11 @@ from kkt_solvers.solvers import (
     DualBisection,
     DualNewton,
     InteriorPoint,
+    Jaxopt,
     MirrorDescent,
     PrimalDual,
     ProjectedGradient,
+    Scipy,
 )
 
 __version__ = "0.1.0"
@@ -26,6 +28,7 @@ __all__ = [
     "DualBisection",
     "DualNewton",
     "InteriorPoint",
+    "Jaxopt",
     "LowRank",
     "MirrorDescent",
     "PrimalDual",
@@ -33,6 +36,7 @@ __all__ = [
     "ProjectedGradient",
     "Quadratic",
     "Residuals",
+    "Scipy",
     "Separable",
     "Solution",
     "Status",

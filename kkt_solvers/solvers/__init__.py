@@ -2,6 +2,7 @@
 
 from kkt_solvers._objectives import Quadratic, Separable, as_separable
 from kkt_solvers._problem import FlatProblem, Operator
+from kkt_solvers.solvers._adapters import Jaxopt, Scipy
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._dual_bisection import DualBisection
 from kkt_solvers.solvers._dual_newton import DualNewton
@@ -14,9 +15,11 @@ __all__ = [
     "DualBisection",
     "DualNewton",
     "InteriorPoint",
+    "Jaxopt",
     "MirrorDescent",
     "PrimalDual",
     "ProjectedGradient",
+    "Scipy",
     "Solver",
     "default_solver",
 ]

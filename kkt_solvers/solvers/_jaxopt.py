@@ -8,6 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kkt_solvers._arrays import dense
+from kkt_solvers._objectives import Quadratic
+from kkt_solvers._problem import FlatProblem
+
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", category=DeprecationWarning)  # jaxopt announces that it is no longer maintained.
     import jaxopt
@@ -87,3 +91,51 @@ def mirror_descent(
     )
     y, state = solver.run(init, projection_data, *data)
     return y, state.iter_num.astype(jnp.int32)
+
+
+def run(name: str, kind: str, problem: FlatProblem, init: jax.Array, options: dict[str, Any]) -> tuple[Any, jax.Array]:
+    """What the solver `name` finds and its iterations: a point, or for a quadratic program the point, `nu` and the
+    slopes `zu - zl`."""
+    make, box = getattr(jaxopt, name), problem.box
+    if kind == "quadratic":
+        return _quadratic(make(**options), name, problem)
+    options = {"implicit_diff": False, "unroll": False, **options}
+    if kind == "set":
+        solver, constraints = make(fun=_value, projection=_projection, **options), (problem,)
+    else:
+        solver, constraints = make(fun=_value, **options), ((box.lower, box.upper),) if kind == "bounds" else ()
+    y, state = solver.run(init, *constraints, problem.objective)
+    return y, jnp.asarray(state.iter_num, jnp.int32)
+
+
+def _quadratic(solver: Any, name: str, problem: FlatProblem) -> tuple[Any, jax.Array]:
+    objective, (lower, upper) = problem.objective, (problem.box.lower, problem.box.upper)
+    assert isinstance(objective, Quadratic)
+    A, b = dense(problem.equality.rows(lower.size)), jnp.ravel(problem.equality.target)
+    eye, m = jnp.eye(lower.size, dtype=lower.dtype), b.size
+    Q = jax.vmap(objective.hessian_product)(eye)
+    if name == "EqualityConstrainedQP":
+        solution, _ = solver.run(params_obj=(Q, objective.q), params_eq=(A, b))
+        found = solution.primal, solution.dual_eq, jnp.zeros_like(lower)
+        return found, jnp.zeros((), jnp.int32)
+    if name == "BoxOSQP":
+        rows, low, high = jnp.concatenate([A, eye]), jnp.concatenate([b, lower]), jnp.concatenate([b, upper])
+        solution, state = solver.run(params_obj=(Q, objective.q), params_eq=rows, params_ineq=(low, high))
+        found = solution.primal[0], solution.dual_eq[:m], solution.dual_eq[m:]
+    else:
+        inequality = jnp.concatenate([eye, -eye]), jnp.concatenate([upper, -lower])
+        equality = (A, b) if m else None
+        solution, state = solver.run(params_obj=(Q, objective.q), params_eq=equality, params_ineq=inequality)
+        above, below = jnp.split(solution.dual_ineq, 2)
+        found = solution.primal, solution.dual_eq if m else b, above - below
+    return found, jnp.asarray(state.iter_num, jnp.int32)
+
+
+def _value(y: jax.Array, objective: Any) -> jax.Array:
+    return objective(y)
+
+
+def _projection(v: jax.Array, problem: FlatProblem) -> jax.Array:
+    from kkt_solvers.solvers._sets import project  # which stands on this file in turn
+
+    return project(v, jnp.ones_like(v), problem)[0]
