@@ -1,5 +1,6 @@
 """Quadratic programs with general inequalities, in the argument order people know."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -23,7 +24,9 @@ def solve_qp(
     lb: Any = None,
     ub: Any = None,
     *,
+    init: Any = None,
     solver: Any = None,
+    progress: Any = False,
 ) -> Solution:
     """Solve `min x'Px/2 + q'x  s.t.  G x <= h,  A x = b,  lb <= x <= ub`.
 
@@ -33,7 +36,8 @@ def solve_qp(
         G, h: `(p, n)` and `(p,)`, or `None`. Entries of `h` may be infinite: no constraint.
         A, b: `(m, n)` and `(m,)`, or `None`.
         lb, ub: scalars or `(n,)`, or `None`; may be infinite.
-        solver: as for `solve`.
+        init: where to start, a vector or the `Solution` of a similar program.
+        solver, progress: as for `solve`.
 
     Matrices are arrays, scipy.sparse matrices or `BCOO`; all are differentiable.
 
@@ -80,12 +84,27 @@ def solve_qp(
         lower = jnp.concatenate([lower, least])
         upper = jnp.concatenate([upper, jnp.full(p, jnp.inf, dtype)])
     equality = Affine(rows, target) if m + p else None
-    solution = solve(Problem(Quadratic(hessian, slope), equality, Box(lower, upper)), solver=solver)
+    problem = Problem(Quadratic(hessian, slope), equality, Box(lower, upper))
+    solution = solve(problem, _with_slacks(init, G, h), solver=solver, progress=progress)
     nu = jnp.zeros(0, dtype) if equality is None else solution.dual.equality
     dual = Dual(nu[:m], solution.dual.lower[:n], solution.dual.upper[:n], nu[m:])
     return Solution(
         solution.primal[:n], dual, solution.objective, solution.status, solution.residuals, solution.iterations
     )
+
+
+def _with_slacks(init: Any, G: Matrix, h: jax.Array) -> Any:
+    """A start for the problem with slack variables."""
+    if init is None or h.size == 0:
+        return init
+    x = floating(init.primal if isinstance(init, Solution) else init, "init")
+    y = jnp.concatenate([x, h - G @ x])
+    if not isinstance(init, Solution):
+        return y
+    # The multiplier of a slack variable's bound is that of its inequality.
+    dual, multiplier = init.dual, init.dual.inequality
+    lower, upper = jnp.concatenate([dual.lower, multiplier]), jnp.concatenate([dual.upper, 0 * multiplier])
+    return dataclasses.replace(init, primal=y, dual=Dual(jnp.concatenate([dual.equality, multiplier]), lower, upper))
 
 
 def _rows(M: Any, right: Any, n: int, M_name: str, right_name: str) -> tuple[Matrix, jax.Array]:

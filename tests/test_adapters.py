@@ -14,9 +14,7 @@ b = np.array([1.0, 0.75])
 
 
 def quadratic(q, *, equality=True, box=True):
-    return kkt.Problem(
-        kkt.Quadratic(P, q), kkt.Affine(A, b) if equality else None, kkt.Box(0.0, 0.8) if box else None
-    )
+    return kkt.Problem(kkt.Quadratic(P, q), kkt.Affine(A, b) if equality else None, kkt.Box(0.0, 0.8) if box else None)
 
 
 def energy(y, tilt):
@@ -69,10 +67,10 @@ def test_multipliers_without_polish(x64):
         for found, right in zip(jax.tree.leaves(solution.dual), jax.tree.leaves(expected.dual), strict=True):
             np.testing.assert_allclose(found, right, atol=1e-4)
     linear = kkt.Problem(kkt.Quadratic(None, q), kkt.Affine(A, b), kkt.Box(0.0, 0.8))
-    found, right = kkt.solve(linear, solver=kkt.Scipy(polish=False)), kkt.solve(linear)
-    np.testing.assert_allclose(found.primal, right.primal, atol=1e-9)
-    for left, right in zip(jax.tree.leaves(found.dual), jax.tree.leaves(right.dual), strict=True):
-        np.testing.assert_allclose(left, right, atol=1e-8)
+    solution, expected = kkt.solve(linear, solver=kkt.Scipy(polish=False)), kkt.solve(linear)
+    np.testing.assert_allclose(solution.primal, expected.primal, atol=1e-9)
+    for found, right in zip(jax.tree.leaves(solution.dual), jax.tree.leaves(expected.dual), strict=True):
+        np.testing.assert_allclose(found, right, atol=1e-8)
 
 
 def test_scipy_in_a_batch(x64):

@@ -98,3 +98,17 @@ def test_batch(rng):
     qs = jnp.stack([q, -q, jnp.asarray(q).at[0].set(jnp.nan)])
     solution = jax.vmap(lambda q: kkt.solve_qp(P, q, G, h, A, b, lb, ub))(qs)
     assert [kkt.Status(int(s)).name for s in solution.status] == ["SOLVED", "SOLVED", "INVALID"]
+
+
+def test_a_warm_start_needs_no_iterations(x64, rng):
+    n, p = 30, 12
+    F = rng.normal(size=(n, n))
+    P, q, G = F @ F.T / n + np.eye(n), rng.normal(size=n), rng.normal(size=(p, n))
+    h = G @ rng.uniform(-0.5, 0.5, n) + 0.05
+    cold = kkt.solve_qp(P, q, G, h, np.ones((1, n)), [0.3], lb=-0.5, ub=0.5)
+    warm = kkt.solve_qp(P, q + 1e-4, G, h, np.ones((1, n)), [0.3], lb=-0.5, ub=0.5, init=cold)
+    assert cold.iterations > 5
+    assert warm.iterations == 0
+    warm.raise_if_failed()
+    again = kkt.solve_qp(P, q + 1e-4, G, h, np.ones((1, n)), [0.3], lb=-0.5, ub=0.5)
+    np.testing.assert_allclose(warm.primal, again.primal, atol=1e-9)

@@ -1,0 +1,207 @@
+"""How long a differentiable quadratic program takes, beside other packages, in one process and in turns.
+
+Run it, on an idle machine, with
+
+    pip install piqp proxsuite qpax clarabel
+    OPENBLAS_NUM_THREADS=1 python docs/benchmarks/solvers.py
+
+Each problem `min y'Py/2 + q'y  s.t.  A y = b, l <= y <= u` comes in float64, compiled; a time is a median of runs that
+alternate. `gradient` is that of `w'y` in `q`, forward pass included; its error is measured against the KKT system of
+the active set, solved by numpy. Packages without a derivative have the forward time only; one that is not installed is
+left out. Their tolerance is 1e-9, or their default where that is said.
+"""
+
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+
+import kkt_solvers as kkt
+
+jax.config.update("jax_enable_x64", True)
+REPEATS = 9
+
+
+# ------------------------------------------------------------------------------------------- the problems
+def dense_qp(n, m, rng):
+    """A random strictly convex quadratic program, about a third of whose bounds are active."""
+    factor = rng.normal(size=(n, n))
+    A, inside = rng.normal(size=(m, n)), rng.uniform(0.2, 0.8, n)
+    return factor @ factor.T / n + 0.1 * np.eye(n), rng.normal(size=n), A, A @ inside, np.zeros(n), np.ones(n)
+
+
+def portfolio(n, rng):
+    """Long-only mean-variance with a covariance of few factors, weights of at most a twentieth."""
+    loadings = rng.normal(size=(n, 20)) / 5
+    P = loadings @ loadings.T + np.diag(rng.uniform(0.05, 0.2, n))
+    return P, -0.1 * rng.normal(size=n), np.ones((1, n)), np.ones(1), np.zeros(n), np.full(n, 0.05)
+
+
+def svm_dual(n, rng):
+    """The dual of a support vector machine with a Gaussian kernel."""
+    points, labels = rng.normal(size=(n, 5)), np.sign(rng.normal(size=n))
+    points += 0.5 * labels[:, None]
+    distances = np.sum((points[:, None] - points) ** 2, axis=2)
+    P = labels[:, None] * np.exp(-distances / 5) * labels + 1e-6 * np.eye(n)
+    return P, -np.ones(n), labels[None, :], np.zeros(1), np.zeros(n), np.ones(n)
+
+
+# ------------------------------------------------------------------------------------------- the solvers
+def ours(P, q, A, b, lower, upper, w):
+    """Forward and gradient of this library."""
+    P, A, b, lower, upper, w = map(jnp.asarray, (P, A, b, lower, upper, w))
+
+    def primal(q):
+        return kkt.solve(kkt.Problem(kkt.Quadratic(P, q), kkt.Affine(A, b), kkt.Box(lower, upper))).primal
+
+    forward, gradient = jax.jit(primal), jax.jit(jax.grad(lambda q: jnp.vdot(w, primal(q))))
+    q = jnp.asarray(q)
+    return lambda: forward(q), lambda: gradient(q)
+
+
+def piqp(P, q, A, b, lower, upper, w):
+    """PIQP: dense interior point in C++, no derivative."""
+    import piqp
+
+    n = q.size
+    nothing = np.zeros((0, n)), np.zeros(0), np.zeros(0)
+
+    def forward():
+        solver = piqp.DenseSolver()
+        solver.settings.eps_abs = solver.settings.eps_rel = 1e-9
+        solver.setup(P, q, A, b, *nothing, lower, upper)
+        solver.solve()
+        return solver.result.x
+
+    return forward, None
+
+
+def clarabel(P, q, A, b, lower, upper, w):
+    """Clarabel: interior point in Rust, no derivative."""
+    import clarabel
+
+    n, m = q.size, b.size
+    upper_triangle = scipy.sparse.csc_matrix(np.triu(P))
+    rows = scipy.sparse.csc_matrix(np.concatenate([A, np.eye(n), -np.eye(n)]))
+    settings = clarabel.DefaultSettings()
+    settings.verbose = False
+    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-9
+    cones = [clarabel.ZeroConeT(m), clarabel.NonnegativeConeT(2 * n)]
+
+    def forward():
+        right = np.concatenate([b, upper, -lower])
+        return np.asarray(clarabel.DefaultSolver(upper_triangle, q, rows, right, cones, settings).solve().x)
+
+    return forward, None
+
+
+def proxsuite(P, q, A, b, lower, upper, w):
+    """proxsuite: augmented Lagrangian in C++, differentiated in C++. Bounds as inequalities, as its backward needs."""
+    from proxsuite import proxqp
+
+    n, m = q.size, b.size
+
+    def forward():
+        solver = proxqp.dense.QP(n, m, n)
+        solver.settings.eps_abs, solver.settings.eps_rel = 1e-9, 0.0
+        solver.init(P, q, A, b, np.eye(n), lower, upper)
+        solver.solve()
+        return solver
+
+    def gradient():
+        solver = forward()
+        proxqp.dense.compute_backward(solver, np.concatenate([w, np.zeros(m + n)]), 1e-9, 1e-9, 1e-9)
+        return np.asarray(solver.model.backward_data.dL_dg)
+
+    return lambda: forward().results.x, gradient
+
+
+def qpax(P, q, A, b, lower, upper, w):
+    """qpax at its default tolerance: interior point in JAX."""
+    import qpax
+
+    n = q.size
+    P, A, b, w = map(jnp.asarray, (P, A, b, w))
+    G, h = jnp.concatenate([jnp.eye(n), -jnp.eye(n)]), jnp.concatenate([jnp.asarray(upper), -jnp.asarray(lower)])
+    forward = jax.jit(lambda q: qpax.solve_qp_primal(P, q, A, b, G, h))
+    gradient = jax.jit(jax.grad(lambda q: jnp.vdot(w, qpax.solve_qp_primal(P, q, A, b, G, h))))
+    q = jnp.asarray(q)
+    return lambda: forward(q), lambda: gradient(q)
+
+
+SOLVERS = {"kkt_solvers": ours, "PIQP": piqp, "Clarabel": clarabel, "proxsuite": proxsuite, "qpax (default)": qpax}
+
+
+# ----------------------------------------------------------------------------------------------- measure
+def true_gradient(P, A, y, lower, upper, w):
+    """Of `w'y` in `q`, from the KKT system of the active set of `y`."""
+    free = (y > lower + 1e-9) & (y < upper - 1e-9)
+    m = len(A)
+    K = np.block([[P[np.ix_(free, free)], A[:, free].T], [A[:, free], np.zeros((m, m))]])
+    result = np.zeros_like(w)
+    result[free] = -np.linalg.lstsq(K, np.concatenate([w[free], np.zeros(m)]), rcond=None)[0][: free.sum()]
+    return result
+
+
+def seconds(call):
+    begin = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - begin
+
+
+def compare(name, data, rng):
+    """Print the rows of one problem."""
+    P, _, A, _, lower, upper = data
+    w = rng.normal(size=len(P))
+    calls = {}
+    for solver, make in SOLVERS.items():
+        try:
+            calls[solver] = make(*data, w)
+        except ImportError:
+            print(f"{name:<22} | {solver:<15} | not installed")
+    exact = None
+    times = {solver: ([], []) for solver in calls}
+    for turn in range(REPEATS + 1):
+        for solver, pair in calls.items():
+            for call, record in zip(pair, times[solver], strict=True):
+                if call is not None:
+                    record.append(seconds(call)) if turn else call()
+    for solver, (forward, gradient) in calls.items():
+        y = np.asarray(forward())
+        exact = true_gradient(P, A, y, lower, upper, w) if exact is None else exact
+        error = "" if gradient is None else f"{np.linalg.norm(gradient() - exact) / np.linalg.norm(exact):.0e}"
+        medians = [f"{1e3 * np.median(record):9.2f}" if record else " " * 9 for record in times[solver]]
+        print(f"{name:<22} | {solver:<15} | {medians[0]} | {medians[1]} | {error}", flush=True)
+
+
+def batch(count, rng):
+    """Forward and gradient of a batch under vmap."""
+    problems = [dense_qp(100, 20, rng) for _ in range(count)]
+    stacked = [jnp.stack([problem[i] for problem in problems]) for i in range(6)]
+    w = jnp.asarray(rng.normal(size=100))
+
+    def loss(q, P, A, b, lower, upper):
+        problem = kkt.Problem(kkt.Quadratic(P, q), kkt.Affine(A, b), kkt.Box(lower, upper))
+        return jnp.vdot(w, kkt.solve(problem).primal)
+
+    P, q, A, b, lower, upper = stacked
+    gradient = jax.jit(jax.vmap(jax.grad(loss)))
+    call = functools.partial(gradient, q, P, A, b, lower, upper)
+    call()
+    median = 1e3 * np.median([seconds(call) for _ in range(5)])
+    print(f"{f'{count} dense, n=100':<22} | {'kkt_solvers':<15} | {'':9} | {median:9.2f} |")
+
+
+if __name__ == "__main__":
+    generator = np.random.default_rng(0)
+    print(
+        f"{'problem':<22} | {'solver':<15} | {'forward':>9} | {'gradient':>9} | error of the gradient     (times in ms)"
+    )
+    compare("dense n=100, m=20", dense_qp(100, 20, generator), generator)
+    compare("dense n=500, m=50", dense_qp(500, 50, generator), generator)
+    compare("portfolio n=500", portfolio(500, generator), generator)
+    compare("SVM dual n=500", svm_dual(500, generator), generator)
+    batch(64, generator)
