@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import references
 import scipy.optimize
+import scipy.sparse
 from test_derivative import clarabel_qp, data, largest_array, problem_of
 
 import kkt_solvers as kkt
@@ -189,3 +191,126 @@ def test_float32(rng):
     assert name(solution) == "SOLVED"
     y, _ = clarabel_qp(*(np.asarray(d[key], float) for key in ("P", "q", "A", "b", "l", "u")))
     np.testing.assert_allclose(solution.primal, y, atol=1e-4)
+
+
+def negative_entropy(y):
+    """`sum y log y`, opaque, as a user would write it."""
+    return jnp.sum(y * jnp.log(y))
+
+
+def test_tiny_components_of_an_entropy(x64):
+    # The loaded die of Jaynes: y_i ~ r^i with mean 1.001, down to 1e-15.
+    faces = np.arange(1, 7)
+
+    def mean(log_ratio):
+        weight = np.exp(log_ratio * (faces - 1))
+        return weight @ faces / weight.sum()
+
+    log_ratio = scipy.optimize.brentq(lambda t: mean(t) - 1.001, -20, 0, xtol=1e-15, rtol=1e-14)
+    exact = np.exp(log_ratio * (faces - 1))
+    exact /= exact.sum()
+    problem = kkt.Problem(negative_entropy, kkt.Affine([np.ones(6), faces], [1.0, 1.001]), kkt.Box(0.0, np.inf))
+    solution = kkt.solve(problem, jnp.full(6, 1 / 6))
+    assert name(solution) == "SOLVED"
+    assert solution.iterations <= 30
+    np.testing.assert_allclose(solution.primal, exact, rtol=1e-6, atol=1e-16)
+    assert exact[-1] < 1e-14
+
+
+def test_saturated_binary_entropy_as_an_opaque_function(x64, rng):
+    def objective(y, x):
+        return jnp.sum(y * jnp.log(y) + (1 - y) * jnp.log1p(-y)) - x @ y
+
+    x = 10 * rng.normal(size=40)
+    problem = kkt.Problem(objective, kkt.Sum(3.0), kkt.Box(0.0, 1.0), args=(x,))
+    solution = kkt.solve(problem, jnp.full(40, 0.1))
+    assert name(solution) == "SOLVED"
+    assert solution.iterations <= 40
+    exact, _ = references.lml(x, 3)
+    np.testing.assert_allclose(solution.primal, exact.astype(float), rtol=1e-6, atol=1e-15)
+    assert np.all((solution.primal > 0) & (solution.primal < 1))
+
+
+def sparse_program(rng, n, m):
+    """A feasible bounded linear program with a banded matrix: of a random pattern the factors would be full."""
+    bands = {offset: rng.normal(size=m) for offset in (-1, 0, 1, 3, n // 2)}
+    A = scipy.sparse.diags_array(list(bands.values()), offsets=list(bands), shape=(m, n)).tocsr()
+    inside = np.where(rng.uniform(size=n) < 0.5, 0.0, rng.uniform(0.5, 1.5, n))
+    multiplier = np.where(inside > 0, 0.0, rng.uniform(0.1, 1.0, n))
+    return A, A @ inside, multiplier - A.T @ rng.normal(size=m)
+
+
+def test_sparse_linear_program_against_highs(x64, rng):
+    n, m = 700, 300
+    A, b, q = sparse_program(rng, n, m)
+    answer = scipy.optimize.linprog(q, A_eq=A, b_eq=b, bounds=(0, None), method="highs")
+
+    @jax.jit
+    def solve(q):
+        return kkt.solve(kkt.Problem(kkt.Quadratic(None, q), kkt.Affine(A, b), kkt.Box(0.0, np.inf)))
+
+    solution = solve(q)
+    assert name(solution) == "SOLVED"
+    np.testing.assert_allclose(solution.objective, answer.fun, rtol=1e-10)
+    # A batch goes through the same callbacks, and each instance has its own answer.
+    both = jax.vmap(solve)(jnp.stack([q, 2 * q]))
+    np.testing.assert_allclose(both.objective, [answer.fun, 2 * answer.fun], rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_large_sparse_quadratic_program(x64, rng):
+    n, m = 20000, 8000
+    A, b, q = sparse_program(rng, n, m)
+    P = scipy.sparse.diags_array(rng.uniform(0.5, 1.0, n))
+    solution = kkt.solve(kkt.Problem(kkt.Quadratic(P, q), kkt.Affine(A, b), kkt.Box(0.0, np.inf)))
+    assert name(solution) == "SOLVED"
+    y, dual = np.asarray(solution.primal), solution.dual
+    np.testing.assert_allclose(A @ y, b, atol=1e-8)
+    np.testing.assert_allclose(P @ y + q + A.T @ dual.equality - dual.lower, 0, atol=1e-8)
+    assert np.abs(np.asarray(dual.lower) * y).max() < 1e-8
+
+
+def test_linear_program_with_variables_of_very_different_size(x64, rng):
+    n, m = 60, 25
+    d = 10.0 ** rng.uniform(-3, 5, n)
+    A = rng.normal(size=(m, n))
+    inside = np.where(np.arange(n) % 2, 0.0, rng.uniform(0.5, 1.5, n))
+    q = np.where(inside > 0, 0.0, rng.uniform(0.1, 1.0, n)) - A.T @ rng.normal(size=m)
+    problem = kkt.Problem(kkt.Quadratic(None, q / d), kkt.Affine(A / d, A @ inside), kkt.Box(0.0, np.inf))
+    solution = kkt.solve(problem)
+    assert name(solution) == "SOLVED"
+    np.testing.assert_allclose(solution.objective, q @ inside, rtol=1e-8)
+
+
+def test_progress_and_history(x64, capsys):
+    problem = kkt.Problem(kkt.Quadratic([[2.0, 0.5], [0.5, 1.0]], [-3.0, 0.0]), kkt.Sum(1.0), kkt.Box(0.0, 2.0))
+    rows = []
+
+    def record(iteration, objective, residual):
+        rows.append((int(iteration), float(objective), float(residual)))
+
+    solution = kkt.solve(problem, progress=record)
+    assert [row[0] for row in sorted(rows)] == list(range(int(solution.iterations) + 1))
+    assert sorted(rows)[-1][2] < 1e-8 < sorted(rows)[0][2]
+    kkt.solve(problem, solver=kkt.ProjectedGradient(), progress=True)
+    table = capsys.readouterr().out.splitlines()
+    assert "iteration" in table[0]
+    assert len(table) >= 3
+    with pytest.raises(TypeError, match="progress must be"):
+        kkt.solve(problem, progress="yes")
+
+
+def test_warm_start_from_a_failed_solution(x64):
+    def problem(total):
+        return kkt.Problem(
+            kkt.Quadratic(np.eye(3), [0.0, -1.0, 1.0]), kkt.Affine(np.ones((1, 3)), [total]), kkt.Box(0, 1)
+        )
+
+    failed = kkt.solve(problem(9.0), solver=kkt.InteriorPoint())
+    assert name(failed) == "PRIMAL_INFEASIBLE"
+    cold = kkt.solve(problem(1.0), solver=kkt.InteriorPoint())
+    for start in (failed, cold):
+        solution = kkt.solve(problem(1.0), start, solver=kkt.InteriorPoint())
+        assert name(solution) == "SOLVED"
+        np.testing.assert_allclose(solution.primal, cold.primal, atol=1e-9)
+    assert solution.iterations == 0
