@@ -14,7 +14,7 @@ import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ import numpy as np
 from jax.experimental.sparse import BCOO
 
 from kkt_solvers import _sparse
-from kkt_solvers._arrays import block_sum, dense
+from kkt_solvers._arrays import block_sum, dense, in_any
 from kkt_solvers._objectives import LowRank, Quadratic, Separable, hessian_product
 from kkt_solvers._problem import FlatProblem, Operator
 
@@ -38,8 +38,14 @@ def _regularisation(dtype: Any) -> float:
 
 
 # ---------------------------------------------------------------------------------------- one matrix
-def _factorised(K: jax.Array, sign: jax.Array | float = 1.0) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
-    """`r -> K^{-1} r` for a symmetric `K`, up to what refinement mends, and how many steps of it that takes.
+class _Factor(NamedTuple):
+    lu: tuple[jax.Array, jax.Array]
+    scale: jax.Array
+    steps: jax.Array  # of refinement, that a solve with it takes
+
+
+def _factor(K: jax.Array, sign: jax.Array | float = 1.0) -> _Factor:
+    """The factors of a symmetric `K`, up to what refinement mends.
 
     `K` is scaled to unit rows, `D K D`. If that is singular, or nearly, it is regularised, `D K D + delta diag(sign)`,
     with `sign = +1` where `K` is positive semidefinite and `-1` in its constraint block, which makes it nonsingular;
@@ -51,10 +57,14 @@ def _factorised(K: jax.Array, sign: jax.Array | float = 1.0) -> tuple[Callable[[
     factor = jax.scipy.linalg.lu_factor(scaled)
     pivot = jnp.min(jnp.abs(jnp.diag(factor[0])))
     singular = ~(pivot > delta)
-    factor = jax.lax.cond(singular, lambda: jax.scipy.linalg.lu_factor(scaled + jnp.diag(shift)), lambda: factor)
+    other = jax.lax.cond(in_any(singular), lambda: jax.scipy.linalg.lu_factor(scaled + jnp.diag(shift)), lambda: factor)
+    lu, order = jax.tree.map(lambda a, b: jnp.where(singular, a, b), other, factor)
     easy = pivot > float(jnp.finfo(K.dtype).eps) ** (1 / 3)
-    steps = jnp.where(singular, _REFINEMENTS, jnp.where(easy, 0, 1))
-    return lambda r: scale * jax.scipy.linalg.lu_solve(factor, scale * r), steps
+    return _Factor((lu, order), scale, jnp.where(singular, _REFINEMENTS, jnp.where(easy, 0, 1)))
+
+
+def _solve(factor: _Factor, r: jax.Array) -> jax.Array:
+    return factor.scale * jax.scipy.linalg.lu_solve(factor.lu, factor.scale * r)
 
 
 def unit_rows(K: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -83,10 +93,10 @@ def solve_semidefinite(K: jax.Array, r: jax.Array) -> jax.Array:
         pivot = K[0, 0]
         return jnp.where(pivot > 0, r / jnp.where(pivot > 0, pivot, 1.0), 0.0)
     frozen = jax.lax.stop_gradient(K)
-    inverse, steps = _factorised(frozen)
+    factor = _factor(frozen)
 
     def solve(_: Any, r: jax.Array) -> jax.Array:
-        return _refined(inverse, lambda x: frozen @ x, r, steps)
+        return _refined(functools.partial(_solve, factor), lambda x: frozen @ x, r, factor.steps)
 
     return jax.lax.custom_linear_solve(lambda x: K @ x, r, solve, symmetric=True)
 
@@ -162,12 +172,12 @@ def _block_elimination(
     """From `invert = F (F H F + I - F)^{-1} F` and `schur_complement(A) = A invert(A')`."""
     rows = dense(problem.equality.rows(mask.size))
     S = schur_complement(rows)
-    factor = _factorised(S)[0] if len(S) > 1 else None
+    factor = _factor(S) if len(S) > 1 else None
 
     def inverse(right: Pair) -> Pair:
         r, s = right[0], jnp.ravel(right[1])
         residual = rows @ invert(r) - s
-        dnu = solve_semidefinite(S, residual) if factor is None else factor(residual)
+        dnu = solve_semidefinite(S, residual) if factor is None else _solve(factor, residual)
         dy = invert(r - rows.T @ dnu) + (1 - mask) * r
         return dy, dnu.reshape(right[1].shape)
 
@@ -215,24 +225,74 @@ class LowRankKKT(KKTSystem):
 
 @dataclass(frozen=True)
 class DenseKKT(KKTSystem):
-    """One factorisation of the dense KKT matrix: any objective; O((n + m)^3) time, O((n + m)^2) memory."""
+    """A factorisation of the dense KKT matrix: any objective; O((n + m)^3) time, O((n + m)^2) memory.
+
+    Where the Hessian of the free coordinates and the Schur complement are safely definite, two Cholesky
+    factorisations; else one of the whole matrix, with pivoting.
+    """
 
     def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Inverse, Any]:
         n = y.size
-        K = dense_kkt_matrix(problem, y, mask)
-        solve, steps = _factorised(K, jnp.where(jnp.arange(len(K)) < n, 1.0, -1.0))
+        H, A = masked_hessian(problem, y, mask), dense(problem.equality.rows(n)) * mask
+        definite, by_cholesky = _by_cholesky(H, A)
+        m = len(A)
+        sign = jnp.where(jnp.arange(n + m) < n, 1.0, -1.0)
+
+        def pivoted() -> Any:
+            return _factor(jnp.block([[H, A.T], [A, jnp.zeros((m, m), y.dtype)]]), sign)
+
+        like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(pivoted))
+        needed = in_any(~definite)
+        factor = jax.lax.cond(needed, pivoted, lambda: like)
 
         def inverse(right: Pair) -> Pair:
-            x = solve(jnp.concatenate([right[0], jnp.ravel(right[1])]))
+            b = jnp.concatenate([right[0], jnp.ravel(right[1])])
+            quick = by_cholesky(b)
+            x = jax.lax.cond(needed, lambda: _solve(factor, b), lambda: quick)
+            x = jnp.where(definite, quick, x)
             return x[:n], x[n:].reshape(right[1].shape)
 
-        return inverse, steps
+        return inverse, jnp.where(definite, 1, factor.steps)
+
+
+def _by_cholesky(H: jax.Array, A: jax.Array) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+    """Whether `H` and `A H^{-1} A'` are definite with room to spare, and the inverse of the KKT matrix then."""
+    n, safe = len(H), float(jnp.finfo(H.dtype).eps) ** (1 / 3)
+
+    def factor(K: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        diagonal = jnp.diag(K)
+        scale = jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1.0))
+        L = jnp.linalg.cholesky(K * scale[:, None] * scale)
+        return L, scale, jnp.min(jnp.diag(L), initial=1.0) ** 2 > safe  # false for a NaN
+
+    L, scale, good = factor(H)
+    V = jax.scipy.linalg.solve_triangular(L, scale[:, None] * A.T, lower=True)
+    if len(A) == 0:
+
+        def solve(b: jax.Array) -> jax.Array:
+            return scale * jax.scipy.linalg.cho_solve((L, True), scale * b)
+
+        return good, solve
+    M, e, also = factor(V.T @ V)
+
+    def solve_both(b: jax.Array) -> jax.Array:
+        w = jax.scipy.linalg.solve_triangular(L, scale * b[:n], lower=True)
+        dnu = e * jax.scipy.linalg.cho_solve((M, True), e * (V.T @ w - b[n:]))
+        dy = scale * jax.scipy.linalg.solve_triangular(L, w - V @ dnu, lower=True, trans=1)
+        return jnp.concatenate([dy, dnu])
+
+    return good & also, solve_both
+
+
+def masked_hessian(problem: FlatProblem, y: jax.Array, mask: jax.Array) -> jax.Array:
+    """`F H F + I - F`."""
+    return dense_hessian(problem, y) * mask[:, None] * mask[None, :] + jnp.diag(1 - mask)
 
 
 def dense_kkt_matrix(problem: FlatProblem, y: jax.Array, mask: jax.Array) -> jax.Array:
     """The matrix at the top of this file."""
     A = dense(problem.equality.rows(y.size)) * mask
-    H = dense_hessian(problem, y) * mask[:, None] * mask[None, :] + jnp.diag(1 - mask)
+    H = masked_hessian(problem, y, mask)
     return jnp.block([[H, A.T], [A, jnp.zeros((len(A), len(A)), y.dtype)]])
 
 

@@ -35,15 +35,25 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, sparse: bool) -> tupl
         A, P = dense(A), dense(P) if isinstance(P, BCOO) else P
     quadratic = isinstance(objective, Quadratic)
 
-    def rounds(_: int, scales: Any) -> Any:
-        d, e = scales
+    def sizes(d: jax.Array, e: jax.Array) -> tuple[jax.Array, jax.Array]:
         rows = scaled_matrix(e, A, d)
         columns = jnp.maximum(largest_entries(rows, axis=0), column_sizes(P, d))
-        d = d * jax.lax.rsqrt(jnp.where(columns > 0, columns, 1.0)) if quadratic else d
         size = largest_entries(rows, axis=1)
-        return d, e * jax.lax.rsqrt(jnp.where(size > 0, size, 1.0))
+        columns = columns if quadratic else jnp.ones_like(columns)
+        return jnp.where(columns > 0, columns, 1.0), jnp.where(size > 0, size, 1.0)
 
-    d, e = jax.lax.fori_loop(0, _ROUNDS, rounds, (jnp.ones_like(init), jnp.ones(A.shape[0], init.dtype)))
+    def once(state: Any) -> Any:
+        d, e, columns, size, count = state
+        d, e = d * jax.lax.rsqrt(columns), e * jax.lax.rsqrt(size)
+        return d, e, *sizes(d, e), count + 1
+
+    def uneven(state: Any) -> jax.Array:
+        _, _, columns, size, count = state
+        off = jnp.maximum(jnp.max(jnp.abs(columns - 1), initial=0), jnp.max(jnp.abs(size - 1), initial=0))
+        return (off > 0.1) & (count < _ROUNDS)
+
+    d, e = jnp.ones_like(init), jnp.ones(A.shape[0], init.dtype)
+    d, e, *_ = jax.lax.while_loop(uneven, once, (d, e, *sizes(d, e), jnp.zeros((), jnp.int32)))
     target = jnp.ravel(problem.equality.target)
     c, scaled = jnp.ones((), init.dtype), objective
     if isinstance(objective, Quadratic):

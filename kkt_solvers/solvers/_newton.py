@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers import _sparse
-from kkt_solvers._arrays import dense
+from kkt_solvers._arrays import dense, in_any
 from kkt_solvers._linear import SparseKKT, choose, dense_hessian, diagonal_curvature, unit_rows
 from kkt_solvers._objectives import LowRank, Quadratic, Separable
 from kkt_solvers._problem import FlatProblem
@@ -21,6 +21,7 @@ from kkt_solvers._problem import FlatProblem
 # A proximal term slows the method down, by as much as variables and multipliers are large. Where the factorisation
 # pivots, or there is none, this part of the regularisation is enough.
 _LEAST = 1e-4
+_REFINEMENTS = 2
 
 Solve = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 Map = Callable[[jax.Array], jax.Array]
@@ -62,9 +63,9 @@ def _cholesky(K: jax.Array, least: jax.Array, more: jax.Array) -> tuple[jax.Arra
     if len(K) == 0:
         return K, least
     factor = jnp.linalg.cholesky(K + jnp.diag(least))
-    good = jnp.all(jnp.isfinite(jnp.diag(factor)))
-    factor = jax.lax.cond(good, lambda: factor, lambda: jnp.linalg.cholesky(K + jnp.diag(more)))
-    return factor, jnp.where(good, least, more)
+    bad = ~jnp.all(jnp.isfinite(jnp.diag(factor)))
+    other = jax.lax.cond(in_any(bad), lambda: jnp.linalg.cholesky(K + jnp.diag(more)), lambda: factor)
+    return jnp.where(bad, other, factor), jnp.where(bad, more, least)
 
 
 def _sparse_system(problem: FlatProblem, D: jax.Array, moves: jax.Array) -> Solve:
@@ -149,10 +150,23 @@ def _dense_system(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.A
 
     def solve(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
         r = moves * r
-        dy, dnu = once(r, s)
-        for _ in range(2):
-            again = once(r - inverse.product(dy) - A.T @ dnu, s - A @ dy + delta * dnu)
-            dy, dnu = dy + again[0], dnu + again[1]
-        return dy, dnu
+        size = jnp.maximum(jnp.max(jnp.abs(r), initial=0), jnp.max(jnp.abs(s), initial=0))
+
+        def rest(x: Any) -> tuple[jax.Array, jax.Array]:
+            dy, dnu = x
+            return r - inverse.product(dy) - A.T @ dnu, s - A @ dy + delta * dnu
+
+        def again(state: Any) -> Any:
+            x, left, count = state
+            x = jax.tree.map(jnp.add, x, once(*left))
+            return x, rest(x), count + 1
+
+        def rough(state: Any) -> jax.Array:
+            _, left, count = state
+            largest = jnp.maximum(jnp.max(jnp.abs(left[0]), initial=0), jnp.max(jnp.abs(left[1]), initial=0))
+            return (largest > 1e2 * eps * size) & (count < _REFINEMENTS)
+
+        x = once(r, s)
+        return jax.lax.while_loop(rough, again, (x, rest(x), jnp.zeros((), jnp.int32)))[0]
 
     return solve
