@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import dense
+from kkt_solvers._arrays import dense, in_any
 from kkt_solvers._conditions import (
     certificate_of_infeasibility,
     default_tolerance,
@@ -28,6 +28,7 @@ _SHORT = 0.8  # steps below it are corrected, up to so many times
 _CORRECTORS = 3
 _BACKTRACKS = 30
 _CURVED = 10.0  # the logarithm of the largest part of a slack that a curved step may take
+_IDENTIFIED = 1e-5  # the residual at which the active set is tried
 _PATIENCE = 50  # iterations without progress
 _INFINITE = 1e15  # bounds beyond this are none
 
@@ -43,8 +44,9 @@ class _Iterate(NamedTuple):
 
 class _State(NamedTuple):
     now: _Iterate
-    best: _Iterate
-    smallest: jax.Array  # the largest KKT residual of the best iterate
+    best: tuple[jax.Array, Dual]  # in the terms of the problem that is not scaled
+    smallest: jax.Array  # its largest KKT residual
+    identified: jax.Array  # whether its active set has been solved for
     mark: jax.Array  # what it was when it last fell by a tenth, and the iterations since
     since: jax.Array
     claim: jax.Array
@@ -70,7 +72,7 @@ class InteriorPoint(Solver):
     Arguments:
         tol: largest relative KKT residual of a `SOLVED` point; `None` for the default of the dtype.
         max_iterations: of the Newton method; most problems take 10 to 30.
-        polish: whether to solve for the active set at the end.
+        polish: whether to solve for the active set, once it should be known and at the end.
 
     Source: [mehrotra1992], with the proximal regularisation of [pougkakiotis2021].
     """
@@ -85,22 +87,21 @@ class InteriorPoint(Solver):
         tol = default_tolerance(init.dtype) if self.tol is None else self.tol
         scaled, scales = equilibrated(problem, init, sparse=is_sparse(problem))
 
-        def back(point: _Iterate) -> tuple[jax.Array, Dual]:
-            return _unscaled(problem, scales, point)
+        def measured(point: _Iterate) -> tuple[tuple[jax.Array, Dual], jax.Array]:
+            found = _unscaled(problem, scales, point)
+            largest = residuals(problem, *found).largest
+            return found, jnp.where(jnp.isfinite(largest), largest, jnp.inf)
 
-        def measure(point: _Iterate) -> jax.Array:
-            return residuals(problem, *back(point)).largest
+        def exact(found: tuple[jax.Array, Dual], smallest: jax.Array) -> tuple[tuple[jax.Array, Dual], jax.Array]:
+            y, dual, smallest = polished(problem, *found, smallest)
+            return (y, dual), smallest
 
-        warm = None
-        if dual is not None:
-            # Of a similar problem the active set is often the same.
-            y, dual, smallest = polished(problem, init, dual, jnp.asarray(jnp.inf, init.dtype))
-            warm = _scaled(problem, scales, y, dual), smallest
-        final = _iterate(scaled, init / scales.variables, warm, measure, tol, self.max_iterations)
-        y, dual = back(final.best)
-        smallest = final.smallest
-        if self.polish:
-            y, dual, smallest = polished(problem, y, dual, smallest)
+        # Of a similar problem the active set is often the same.
+        warm = None if dual is None else exact((init, dual), jnp.asarray(jnp.inf, init.dtype))
+        final = _iterate(
+            scaled, init / scales.variables, warm, measured, exact if self.polish else None, tol, self.max_iterations
+        )
+        (y, dual), smallest = final.best, final.smallest
         nu, ray, claim = final.now.nu, final.now.y, final.claim
         if problem.equality.target.size and not is_sparse(problem):
             nu, claim = _last_ray(scaled, nu, claim, smallest <= tol)
@@ -129,15 +130,6 @@ def _unscaled(problem: FlatProblem, scales: Scales, point: _Iterate) -> tuple[ja
     lower = jnp.where(taken & jnp.isfinite(box.lower), jnp.maximum(slope, 0), point.zl / (d * c))
     upper = jnp.where(taken & jnp.isfinite(box.upper), jnp.maximum(-slope, 0), point.zu / (d * c))
     return y, Dual(nu, lower, upper)
-
-
-def _scaled(problem: FlatProblem, scales: Scales, y: jax.Array, dual: Dual) -> _Iterate:
-    """A point in the terms of the scaled problem."""
-    box, d, c = problem.box, scales.variables, scales.objective
-    below = jnp.where(jnp.isfinite(box.lower), y - box.lower, 1.0)
-    above = jnp.where(jnp.isfinite(box.upper), box.upper - y, 1.0)
-    nu = jnp.ravel(dual.equality) * c / scales.rows
-    return _Iterate(y / d, nu, below / d, above / d, dual.lower * d * c, dual.upper * d * c)
 
 
 def _last_ray(problem: FlatProblem, nu: jax.Array, claim: jax.Array, solved: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -225,7 +217,9 @@ def _longest(value: jax.Array, step: jax.Array) -> jax.Array:
     )
 
 
-def _iterate(problem: FlatProblem, init: jax.Array, warm: Any, measure: Any, tol: float, max_iterations: int) -> _State:
+def _iterate(
+    problem: FlatProblem, init: jax.Array, warm: Any, measured: Any, exact: Any, tol: float, max_iterations: int
+) -> _State:
     objective, equality, (lower, upper) = problem.objective, problem.equality, (problem.box.lower, problem.box.upper)
     dtype, eps = init.dtype, float(jnp.finfo(init.dtype).eps)
     quadratic = isinstance(objective, Quadratic)
@@ -326,7 +320,7 @@ def _iterate(problem: FlatProblem, init: jax.Array, warm: Any, measure: Any, tol
         ap, ad = keep * ap, keep * ad
         following = advance(p, d, ap, ad) if quadratic else backtracked(p, d, ap, centre)
 
-        largest = measure(following)
+        found, largest = measured(following)
         finite = jnp.all(jnp.isfinite(following.y)) & jnp.isfinite(largest)
         better = finite & (largest < state.smallest)
         progress = finite & (largest < 0.9 * state.mark)
@@ -339,15 +333,26 @@ def _iterate(problem: FlatProblem, init: jax.Array, warm: Any, measure: Any, tol
             unbounded = ray_of_descent(problem, ray)
             claim = jnp.where(unbounded, Status.DUAL_INFEASIBLE, claim)
             proof = proof._replace(y=jnp.where(unbounded, ray, proof.y))
-        return _State(
+        following_state = _State(
             jax.tree.map(lambda a, b: jnp.where(finite, a, b), proof, p),
-            jax.tree.map(lambda a, b: jnp.where(better, a, b), following, state.best),
+            jax.tree.map(lambda a, b: jnp.where(better, a, b), found, state.best),
             jnp.where(better, largest, state.smallest),
+            state.identified,
             jnp.where(progress, largest, state.mark),
             jnp.where(progress, 0, jnp.where(finite, state.since + 1, _PATIENCE)),
             claim.astype(jnp.int32),
             state.iterations + 1,
         )
+        return following_state if exact is None else with_exact(following_state)
+
+    def with_exact(state: _State) -> _State:
+        """The active set solved for, once it should be known, and at the end."""
+        due = (~state.identified & (state.smallest <= _IDENTIFIED)) | ~unfinished(state)
+        best, smallest = jax.lax.cond(
+            in_any(due), lambda: exact(state.best, state.smallest), lambda: (state.best, state.smallest)
+        )
+        best, smallest = jax.tree.map(lambda a, b: jnp.where(due, a, b), (best, smallest), (state.best, state.smallest))
+        return state._replace(best=best, smallest=smallest, identified=state.identified | due)
 
     def moved(p: _Iterate, d: _Iterate, size: jax.Array, curved: jax.Array) -> _Iterate:
         """A part of the step, in which every slack for itself keeps a hundredth of what it has: no coordinate is to
@@ -413,11 +418,11 @@ def _iterate(problem: FlatProblem, init: jax.Array, warm: Any, measure: Any, tol
         return ~enough & ~stuck & (state.claim == Status.MAX_ITERATIONS) & (state.iterations < max_iterations)
 
     first = _start_quadratic(problem, has, moves) if quadratic else _start_inside(problem, init, has)
-    best, smallest = (first, measure(first)) if warm is None else warm
-    smallest = jnp.where(jnp.isfinite(smallest), smallest, jnp.inf)
+    best, smallest = measured(first) if warm is None else warm
     convex = is_convex(problem, first.y) if quadratic else True
     none = jnp.zeros((), jnp.int32)
     claim = jnp.where(convex, Status.MAX_ITERATIONS, Status.INVALID).astype(jnp.int32)
     report(none, objective(first.y), smallest)
-    start = _State(first, best, smallest, jnp.full_like(smallest, jnp.inf), none, claim, none)
+    never = jnp.zeros((), bool)
+    start = _State(first, best, smallest, never, jnp.full_like(smallest, jnp.inf), none, claim, none)
     return jax.lax.while_loop(unfinished, step, start)
