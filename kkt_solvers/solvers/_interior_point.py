@@ -397,12 +397,13 @@ def _iterate(
             return jnp.sqrt(sum(jnp.vdot(part, part) for part in (rd, rp, low, high)))
 
         before, whole = merit(p), jnp.ones_like(longest)
+        floor = 10 * eps * (1 + jnp.max(jnp.abs(target), initial=0))  # below it the merit is rounding
         curved = merit(moved(p, d, whole, jnp.ones((), bool))) < merit(moved(p, d, whole, jnp.zeros((), bool)))
 
         def too_long(state: Any) -> jax.Array:
             size, tries = state
             after = merit(moved(p, d, size, curved))
-            return ~(after <= (1 - 0.01 * size) * before * (1 + 10 * eps)) & (tries < _BACKTRACKS)
+            return ~(after <= jnp.maximum((1 - 0.01 * size) * before * (1 + 10 * eps), floor)) & (tries < _BACKTRACKS)
 
         start = whole, jnp.zeros((), jnp.int32)
         size, _ = jax.lax.while_loop(too_long, lambda s: (0.5 * s[0], s[1] + 1), start)
