@@ -66,6 +66,9 @@ class InteriorPoint(Solver):
     the last iterate is then solved for exactly, and kept if that is better: so multipliers of free coordinates are
     zero.
 
+    Known fault: on a CPU with two cores a batch (`jax.vmap`) of dense problems with a hundred variables was seen to
+    hang in the thread pool of XLA; with `NPROC=1 PJRT_NPROC=1` in the environment it did not.
+
     For high accuracy on problems up to a few thousand variables. A separable objective with one equality is better
     served by `DualBisection`.
 
