@@ -156,8 +156,9 @@ def _last_ray(problem: FlatProblem, nu: jax.Array, claim: jax.Array, solved: jax
 
         return jax.lax.fori_loop(0, 5, again, nu)
 
-    ray = jax.lax.cond((claim == Status.MAX_ITERATIONS) & ~solved, purified, lambda: nu)
-    found = (claim == Status.MAX_ITERATIONS) & ~solved & certificate_of_infeasibility(problem, ray)
+    unanswered = (claim == Status.MAX_ITERATIONS) & ~solved
+    ray = jax.lax.cond(in_any(unanswered), purified, lambda: nu)
+    found = unanswered & certificate_of_infeasibility(problem, ray)
     return jnp.where(found, ray, nu), jnp.where(found, Status.PRIMAL_INFEASIBLE, claim)
 
 
@@ -316,12 +317,12 @@ def _iterate(
         low = jnp.where(has[0], centre - p.below * p.zl - (affine.below * affine.zl if quadratic else 0.0), 0.0)
         high = jnp.where(has[1], centre - p.above * p.zu - (affine.above * affine.zu if quadratic else 0.0), 0.0)
         d = direction(p, solve, rd, rp, low, high)
-        ap, ad = longest(p, d)
         if quadratic:
-            d, ap, ad = corrected(p, solve, d, ap, ad, centre)
-        keep = jnp.clip(1 - mu, _TO_BOUNDARY, 1.0 - 1e-6)
-        ap, ad = keep * ap, keep * ad
-        following = advance(p, d, ap, ad) if quadratic else backtracked(p, d, ap, centre)
+            d, ap, ad = corrected(p, solve, d, *longest(p, d), centre)
+            keep = jnp.clip(1 - mu, _TO_BOUNDARY, 1.0 - 1e-6)
+            following = advance(p, d, keep * ap, keep * ad)
+        else:
+            following = backtracked(p, d, centre)
 
         found, largest = measured(following)
         finite = jnp.all(jnp.isfinite(following.y)) & jnp.isfinite(largest)
@@ -388,7 +389,7 @@ def _iterate(
         zl, zu = followed(p.zl, d.zl, p.below, d.below), followed(p.zu, d.zu, p.above, d.above)
         return _Iterate(y, p.nu + size * d.nu, below, above, zl, zu)
 
-    def backtracked(p: _Iterate, d: _Iterate, longest: jax.Array, centre: jax.Array) -> _Iterate:
+    def backtracked(p: _Iterate, d: _Iterate, centre: jax.Array) -> _Iterate:
         # A slope counts as much as the coordinate can move: so all parts are of the size of the objective.
         room = jnp.minimum(jnp.minimum(p.below, p.above), 1.0)
 
@@ -399,7 +400,7 @@ def _iterate(
             high = jnp.where(has[1], q.above * q.zu - centre, 0.0)
             return jnp.sqrt(sum(jnp.vdot(part, part) for part in (rd, rp, low, high)))
 
-        before, whole = merit(p), jnp.ones_like(longest)
+        before, whole = merit(p), jnp.ones((), dtype)
         floor = 10 * eps * (1 + jnp.max(jnp.abs(target), initial=0))  # below it the merit is rounding
         curved = merit(moved(p, d, whole, jnp.ones((), bool))) < merit(moved(p, d, whole, jnp.zeros((), bool)))
 
