@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers._arrays import dense
+from kkt_solvers._objectives import Separable, as_separable
 from kkt_solvers._problem import FlatProblem
 from kkt_solvers._solution import Dual
 
@@ -46,6 +47,17 @@ class Solver(abc.ABC):
         boolean or a `Status` as an integer array, which the certificate may overrule. A claim of infeasibility comes
         with its ray: for `PRIMAL_INFEASIBLE` as the dual's `equality`, for `DUAL_INFEASIBLE` as the primal.
         """
+
+
+def separable(problem: FlatProblem, solver: str, instead: str) -> Separable:
+    """The objective as a sum over the coordinates, which `solver` needs; `instead` says who does not."""
+    objective = as_separable(problem.objective)
+    if objective is None:
+        raise ValueError(
+            f"{solver} needs a separable objective: a Separable, or a Quadratic whose P is a vector (its diagonal); "
+            f"{instead}"
+        )
+    return objective
 
 
 def single_row(problem: FlatProblem, solver: str) -> tuple[jax.Array | None, jax.Array | None]:

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 from kkt_solvers._arrays import block_sum
 from kkt_solvers._elementwise import minimise_elementwise, slope_of_minimiser
-from kkt_solvers._objectives import Separable, as_separable
+from kkt_solvers._objectives import Separable
 from kkt_solvers._problem import FlatProblem
 from kkt_solvers._solution import Dual, Status
-from kkt_solvers.solvers._base import Solver, single_row
+from kkt_solvers.solvers._base import Solver, separable, single_row
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,7 @@ class DualBisection(Solver):
     def run(
         self, problem: FlatProblem, init: jax.Array, dual: Dual | None = None
     ) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
-        objective = as_separable(problem.objective)
-        if objective is None:
-            raise ValueError(
-                "DualBisection needs a separable objective: a Separable, or a Quadratic whose P is a vector "
-                "(its diagonal); ProjectedGradient and MirrorDescent take any smooth objective"
-            )
+        objective = separable(problem, "DualBisection", "ProjectedGradient and MirrorDescent take any smooth objective")
         weights, total = single_row(problem, "DualBisection")
         lower, upper = problem.box.lower, problem.box.upper
         if weights is None or total is None:

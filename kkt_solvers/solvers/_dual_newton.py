@@ -11,11 +11,11 @@ from kkt_solvers._conditions import certificate_of_infeasibility, default_tolera
 from kkt_solvers._elementwise import minimise_elementwise, slope_of_minimiser
 from kkt_solvers._flatten import middle_of_box
 from kkt_solvers._linear import schur, solve_semidefinite
-from kkt_solvers._objectives import Separable, as_separable
+from kkt_solvers._objectives import Separable
 from kkt_solvers._problem import FlatProblem
 from kkt_solvers._progress import report
 from kkt_solvers._solution import Dual, Status
-from kkt_solvers.solvers._base import Solver
+from kkt_solvers.solvers._base import Solver, separable
 
 _TRIES = 60  # of one line search
 _DAMPING = 1e-2  # of the first iteration, relative to the gradient
@@ -51,12 +51,7 @@ class DualNewton(Solver):
     def run(
         self, problem: FlatProblem, init: jax.Array, dual: Dual | None = None
     ) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
-        objective = as_separable(problem.objective)
-        if objective is None:
-            raise ValueError(
-                "DualNewton needs a separable objective: a Separable, or a Quadratic whose P is a vector "
-                "(its diagonal); InteriorPoint takes any smooth objective"
-            )
+        objective = separable(problem, "DualNewton", "InteriorPoint takes any smooth objective")
         tol = default_tolerance(init.dtype) if self.tol is None else self.tol
         start = None if dual is None or dual.equality is None else dual.equality
         y, nu, iterations, claim = dual_newton(objective, problem, start, tol, self.max_iterations)
