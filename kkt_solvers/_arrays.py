@@ -114,18 +114,3 @@ def block_sum(x: jax.Array) -> jax.Array:
         rest = -x.size % _BLOCK
         x = jnp.sum(jnp.pad(x, (0, rest)).reshape(_BLOCK, -1), axis=0)
     return jnp.sum(x)
-
-
-@jax.custom_batching.custom_vmap
-def in_any(flag: jax.Array) -> jax.Array:
-    """`flag`; under `vmap`, whether it holds for any instance.
-
-    `lax.cond` on a flag that differs between instances takes both branches always. On this one it does not: what is
-    rarely needed costs nothing where no instance needs it. The choice per instance is then made by `jnp.where`.
-    """
-    return flag
-
-
-@in_any.def_vmap
-def _in_any_of_batch(size: int, batched: Any, flag: jax.Array) -> tuple[jax.Array, bool]:
-    return in_any(jnp.any(flag, axis=0)), False

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from kkt_solvers import _lapack as lapack
 from kkt_solvers._arrays import dense
 from kkt_solvers._conditions import Point, adjoint, complete_dual, relative_margins
 from kkt_solvers._derivative import active_bounds
@@ -60,7 +61,7 @@ def degeneracy(problem: Problem, solution: Solution, *, tol: float | None = None
     margin = relative_margins(flat, primal, point.equality, point.lower, point.upper)
     if tol is None:
         tol = 1e-6 if jnp.finfo(primal.dtype).bits >= 64 else 1e-3
-    values = jnp.abs(jnp.linalg.eigvalsh(unit_rows(_system(flat, point))[0]))
+    values = jnp.abs(lapack.eigvalsh(unit_rows(_system(flat, point))[0]))
     smallest = jnp.min(values) / jnp.max(values) if values.size else jnp.ones((), primal.dtype)
     margin = ravel_pytree(solution.primal)[1](margin)
     return Degeneracy(margin, jax.tree.map(lambda part: part < tol, margin), smallest)

@@ -21,8 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.sparse import BCOO
 
+from kkt_solvers import _lapack as lapack
 from kkt_solvers import _sparse
-from kkt_solvers._arrays import block_sum, dense, in_any
+from kkt_solvers._arrays import block_sum, dense
+from kkt_solvers._batches import in_any
 from kkt_solvers._objectives import LowRank, Quadratic, Separable, hessian_product
 from kkt_solvers._problem import FlatProblem, Operator
 
@@ -54,17 +56,17 @@ def _factor(K: jax.Array, sign: jax.Array | float = 1.0) -> _Factor:
     scaled, scale = unit_rows(K)
     delta = _regularisation(K.dtype)
     shift = delta * jnp.broadcast_to(jnp.asarray(sign, K.dtype), (len(K),))
-    factor = jax.scipy.linalg.lu_factor(scaled)
+    factor = lapack.lu_factor(scaled)
     pivot = jnp.min(jnp.abs(jnp.diag(factor[0])))
     singular = ~(pivot > delta)
-    other = jax.lax.cond(in_any(singular), lambda: jax.scipy.linalg.lu_factor(scaled + jnp.diag(shift)), lambda: factor)
+    other = jax.lax.cond(in_any(singular), lambda: lapack.lu_factor(scaled + jnp.diag(shift)), lambda: factor)
     lu, order = jax.tree.map(lambda a, b: jnp.where(singular, a, b), other, factor)
     easy = pivot > float(jnp.finfo(K.dtype).eps) ** (1 / 3)
     return _Factor((lu, order), scale, jnp.where(singular, _REFINEMENTS, jnp.where(easy, 0, 1)))
 
 
 def _solve(factor: _Factor, r: jax.Array) -> jax.Array:
-    return factor.scale * jax.scipy.linalg.lu_solve(factor.lu, factor.scale * r)
+    return factor.scale * lapack.lu_solve(*factor.lu, factor.scale * r)
 
 
 def unit_rows(K: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -214,11 +216,11 @@ class LowRankKKT(KKTSystem):
         slope = mask / _floored(objective.P.diagonal)
         V = objective.P.factor
         # (D + V V')^{-1} = D^{-1} - D^{-1} V (I + V' D^{-1} V)^{-1} V' D^{-1}
-        capacitance = jax.scipy.linalg.cho_factor(jnp.eye(V.shape[1], dtype=y.dtype) + V.T @ (slope[:, None] * V))
+        capacitance = lapack.cholesky(jnp.eye(V.shape[1], dtype=y.dtype) + V.T @ (slope[:, None] * V))
 
         def invert(v: jax.Array) -> jax.Array:
             v = slope * v
-            return v - slope * (V @ jax.scipy.linalg.cho_solve(capacitance, V.T @ v))
+            return v - slope * (V @ lapack.cho_solve(capacitance, V.T @ v))
 
         return _block_elimination(problem, mask, invert, lambda rows: rows @ jax.vmap(invert, 1, 1)(rows.T))
 
@@ -262,23 +264,23 @@ def _by_cholesky(H: jax.Array, A: jax.Array) -> tuple[jax.Array, Callable[[jax.A
     def factor(K: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         diagonal = jnp.diag(K)
         scale = jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1.0))
-        L = jnp.linalg.cholesky(K * scale[:, None] * scale)
+        L = lapack.cholesky(K * scale[:, None] * scale)
         return L, scale, jnp.min(jnp.diag(L), initial=1.0) ** 2 > safe  # false for a NaN
 
     L, scale, good = factor(H)
-    V = jax.scipy.linalg.solve_triangular(L, scale[:, None] * A.T, lower=True)
+    V = lapack.solve_lower(L, scale[:, None] * A.T)
     if len(A) == 0:
 
         def solve(b: jax.Array) -> jax.Array:
-            return scale * jax.scipy.linalg.cho_solve((L, True), scale * b)
+            return scale * lapack.cho_solve(L, scale * b)
 
         return good, solve
     M, e, also = factor(V.T @ V)
 
     def solve_both(b: jax.Array) -> jax.Array:
-        w = jax.scipy.linalg.solve_triangular(L, scale * b[:n], lower=True)
-        dnu = e * jax.scipy.linalg.cho_solve((M, True), e * (V.T @ w - b[n:]))
-        dy = scale * jax.scipy.linalg.solve_triangular(L, w - V @ dnu, lower=True, trans=1)
+        w = lapack.solve_lower(L, scale * b[:n])
+        dnu = e * lapack.cho_solve(M, e * (V.T @ w - b[n:]))
+        dy = scale * lapack.solve_lower_transposed(L, w - V @ dnu)
         return jnp.concatenate([dy, dnu])
 
     return good & also, solve_both

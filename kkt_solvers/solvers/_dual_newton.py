@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from kkt_solvers import _lapack as lapack
 from kkt_solvers._arrays import dense
 from kkt_solvers._conditions import certificate_of_infeasibility, default_tolerance, row_sizes
 from kkt_solvers._elementwise import minimise_elementwise, slope_of_minimiser
@@ -214,8 +215,8 @@ def _solve(H: jax.Array, shift: jax.Array, r: jax.Array) -> jax.Array:
     e = jax.lax.rsqrt(jnp.maximum(diagonal, tiny))
     relative = 8 * len(H) * eps
     K = (H + shift * jnp.eye(len(H), dtype=H.dtype)) * e[:, None] * e
-    factor = jnp.linalg.cholesky(K + relative * jnp.eye(len(H), dtype=H.dtype))
-    return e * jax.scipy.linalg.cho_solve((factor, True), e * r)
+    factor = lapack.cholesky(K + relative * jnp.eye(len(H), dtype=H.dtype))
+    return e * lapack.cho_solve(factor, e * r)
 
 
 class _Line(NamedTuple):

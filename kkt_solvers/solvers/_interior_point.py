@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import dense, in_any
+from kkt_solvers import _lapack as lapack
+from kkt_solvers._arrays import dense
+from kkt_solvers._batches import in_any, one_by_one
 from kkt_solvers._conditions import (
     certificate_of_infeasibility,
     default_tolerance,
@@ -66,8 +68,8 @@ class InteriorPoint(Solver):
     the last iterate is then solved for exactly, and kept if that is better: so multipliers of free coordinates are
     zero.
 
-    Known fault: on a CPU with two cores a batch (`jax.vmap`) of dense problems with a hundred variables was seen to
-    hang in the thread pool of XLA; with `NPROC=1 PJRT_NPROC=1` in the environment it did not.
+    On a CPU the instances of a batch (`jax.vmap`) are solved one after the other, each with as many iterations as it
+    needs; elsewhere in step.
 
     For high accuracy on problems up to a few thousand variables. A separable objective with one equality is better
     served by `DualBisection`.
@@ -86,6 +88,11 @@ class InteriorPoint(Solver):
 
     def run(
         self, problem: FlatProblem, init: jax.Array, dual: Dual | None = None
+    ) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
+        return one_by_one(self._run)(problem, init, dual)
+
+    def _run(
+        self, problem: FlatProblem, init: jax.Array, dual: Dual | None
     ) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
         tol = default_tolerance(init.dtype) if self.tol is None else self.tol
         scaled, scales = equilibrated(problem, init, sparse=is_sparse(problem))
@@ -149,9 +156,9 @@ def _last_ray(problem: FlatProblem, nu: jax.Array, claim: jax.Array, solved: jax
             B = jnp.where(jnp.isfinite(bound), 0.0, A)
             # nu - B (B'B)^+ B'nu, by two steps of inverse iteration with B B'.
             delta = regularisation(A.dtype)
-            factor = jax.scipy.linalg.cho_factor(B @ B.T + delta * eye)
+            factor = lapack.cholesky(B @ B.T + delta * eye)
             for _ in range(2):
-                nu = delta * jax.scipy.linalg.cho_solve(factor, nu)
+                nu = delta * lapack.cho_solve(factor, nu)
             return nu
 
         return jax.lax.fori_loop(0, 5, again, nu)

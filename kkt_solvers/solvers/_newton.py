@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from kkt_solvers import _lapack as lapack
 from kkt_solvers import _sparse
-from kkt_solvers._arrays import dense, in_any
+from kkt_solvers._arrays import dense
+from kkt_solvers._batches import in_any
 from kkt_solvers._linear import SparseKKT, choose, dense_hessian, diagonal_curvature, unit_rows
 from kkt_solvers._objectives import LowRank, Quadratic, Separable
 from kkt_solvers._problem import FlatProblem
@@ -49,7 +51,7 @@ def is_convex(problem: FlatProblem, y: jax.Array) -> jax.Array:
     if is_sparse(problem):
         return jnp.ones((), bool)
     H, _ = unit_rows(dense_hessian(problem, y))
-    factor = jnp.linalg.cholesky(H + reg * jnp.eye(len(H), dtype=H.dtype))
+    factor = lapack.cholesky(H + reg * jnp.eye(len(H), dtype=H.dtype))
     return jnp.all(jnp.isfinite(jnp.diag(factor))) | ~jnp.all(jnp.isfinite(H))
 
 
@@ -62,9 +64,9 @@ def _cholesky(K: jax.Array, least: jax.Array, more: jax.Array) -> tuple[jax.Arra
     """The factor of `K + diag(shift)`, and the shift: `least`, or `more` where `K` needs it to be definite."""
     if len(K) == 0:
         return K, least
-    factor = jnp.linalg.cholesky(K + jnp.diag(least))
+    factor = lapack.cholesky(K + jnp.diag(least))
     bad = ~jnp.all(jnp.isfinite(jnp.diag(factor)))
-    other = jax.lax.cond(in_any(bad), lambda: jnp.linalg.cholesky(K + jnp.diag(more)), lambda: factor)
+    other = jax.lax.cond(in_any(bad), lambda: lapack.cholesky(K + jnp.diag(more)), lambda: factor)
     return jnp.where(bad, other, factor), jnp.where(bad, more, least)
 
 
@@ -98,11 +100,11 @@ def _inverse(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array)
     P = objective.P if isinstance(objective, Quadratic) else None
     if isinstance(P, LowRank):
         d, V = moves * P.diagonal + D, moves[:, None] * P.factor
-        core = jax.scipy.linalg.cho_factor(jnp.eye(V.shape[1], dtype=y.dtype) + V.T @ (V / d[:, None]), lower=True)
+        core = lapack.cholesky(jnp.eye(V.shape[1], dtype=y.dtype) + V.T @ (V / d[:, None]))
 
         def invert(v: jax.Array) -> jax.Array:
             v = (v.T / d).T
-            return v - ((V @ jax.scipy.linalg.cho_solve(core, V.T @ v)).T / d).T
+            return v - ((V @ lapack.cho_solve(core, V.T @ v)).T / d).T
 
         return _Inverse(_same, invert, _same, lambda v: d * v + V @ (V.T @ v))
     if isinstance(objective, Separable) or (isinstance(objective, Quadratic) and (P is None or P.ndim == 1)):
@@ -117,10 +119,10 @@ def _inverse(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array)
     L, shift = _cholesky(H, reg * moves, (reg + 16 * float(jnp.finfo(y.dtype).eps) * jnp.diag(H)) * moves)
 
     def whiten(v: jax.Array) -> jax.Array:
-        return jax.scipy.linalg.solve_triangular(L, v, lower=True)
+        return lapack.solve_lower(L, v)
 
     def unwhiten(v: jax.Array) -> jax.Array:
-        return jax.scipy.linalg.solve_triangular(L, v, lower=True, trans=1)
+        return lapack.solve_lower_transposed(L, v)
 
     return _Inverse(whiten, _same, unwhiten, lambda v: H @ v + shift * v)
 
@@ -145,7 +147,7 @@ def _dense_system(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.A
 
     def once(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
         w = inverse.whiten(r)
-        dnu = e * jax.scipy.linalg.cho_solve((factor, True), e * (V.T @ inverse.middle(w) - s)) if len(A) else s
+        dnu = e * lapack.cho_solve(factor, e * (V.T @ inverse.middle(w) - s)) if len(A) else s
         return inverse.unwhiten(inverse.middle(w - V @ dnu)), dnu
 
     def solve(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,0 +1,61 @@
+"""What a batch does otherwise than each of its instances alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.custom_batching.custom_vmap
+def in_any(flag: jax.Array) -> jax.Array:
+    """`flag`; under `vmap`, whether it holds for any instance.
+
+    `lax.cond` on a flag that differs between instances takes both branches always. On this one it does not: what is
+    rarely needed costs nothing where no instance needs it. The choice per instance is then made by `jnp.where`.
+    """
+    return flag
+
+
+@in_any.def_vmap
+def _in_any_of_batch(size: int, batched: Any, flag: jax.Array) -> tuple[jax.Array, bool]:
+    return in_any(jnp.any(flag, axis=0)), False
+
+
+def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` of arrays, mapped over a batch one instance after the other on a CPU; elsewhere a batch stays one.
+
+    On a CPU nothing is lost by it: every instance stays in the cache and stops on its own, and a `lax.cond` takes one
+    branch only. A batched LAPACK call, however, spreads over the threads of XLA's pool and waits, in a thread of that
+    pool: two of them on two cores may wait for each other for ever (jax 0.10.2).
+    """
+
+    @jax.custom_batching.custom_vmap
+    def call(*args: Any) -> Any:
+        return function(*args)
+
+    @call.def_vmap
+    def call_batch(size: int, batched: Any, *args: Any) -> tuple[Any, Any]:
+        leaves, structure = jax.tree.flatten(args)
+        own = jax.tree.leaves(batched)
+        axes = structure.unflatten([0 if o else None for o in own])
+
+        def sequential(*leaves: jax.Array) -> Any:
+            def one(mine: Any) -> Any:
+                rest = iter(mine)
+                return call(
+                    *structure.unflatten([next(rest) if o else leaf for o, leaf in zip(own, leaves, strict=True)])
+                )
+
+            return jax.lax.map(one, [leaf for o, leaf in zip(own, leaves, strict=True) if o])
+
+        def together(*leaves: jax.Array) -> Any:
+            return jax.vmap(function, in_axes=axes, axis_size=size)(*structure.unflatten(leaves))
+
+        if jax.default_backend() == "cpu":
+            out = sequential(*leaves)
+        else:  # the CPU may still be where it runs
+            out = jax.lax.platform_dependent(*leaves, cpu=sequential, default=together)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return call
