@@ -166,9 +166,10 @@ def _dense_system(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.A
         def rough(state: Any) -> jax.Array:
             _, left, count = state
             largest = jnp.maximum(jnp.max(jnp.abs(left[0]), initial=0), jnp.max(jnp.abs(left[1]), initial=0))
-            return (largest > 1e2 * eps * size) & (count < _REFINEMENTS)
+            return (count == 0) | ((largest > 1e2 * eps * size) & (count <= _REFINEMENTS))
 
-        x = once(r, s)
-        return jax.lax.while_loop(rough, again, (x, rest(x), jnp.zeros((), jnp.int32)))[0]
+        # The first solve is a round like the others: so it is compiled once.
+        none = jax.tree.map(jnp.zeros_like, (r, s))
+        return jax.lax.while_loop(rough, again, (none, (r, s), jnp.zeros((), jnp.int32)))[0]
 
     return solve
