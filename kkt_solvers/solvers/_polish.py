@@ -40,7 +40,8 @@ def off_steep_bounds(problem: FlatProblem, y: jax.Array) -> tuple[jax.Array, jax
     if isinstance(objective, Quadratic):
         return y, jnp.zeros(y.shape, bool)
     info = jnp.finfo(y.dtype)
-    digit_low, digit_high = (2 * jnp.maximum(info.tiny, info.eps * jnp.abs(bound)) for bound in (lower, upper))
+    sizes = (jnp.where(jnp.isfinite(bound), jnp.abs(bound), 0) for bound in (lower, upper))
+    digit_low, digit_high = (2 * jnp.maximum(info.tiny, info.eps * size) for size in sizes)
     room = upper - lower > 2 * (digit_low + digit_high)
     near_low, near_high = (gap <= _NEAR * (1 + jnp.abs(y)) for gap in (y - lower, upper - y))
     beside = jnp.where(room & near_high, y - digit_high, jnp.where(room & near_low, y + digit_low, y))
