@@ -60,6 +60,12 @@ def check_values(problem: Problem) -> None:
                 raise ValueError("lower is above upper in some entry, so the box is empty; exchange or widen them")
 
 
+def check_init(init: Any) -> None:
+    for leaf in _floats(init):
+        if is_concrete(leaf) and not np.all(np.isfinite(np.asarray(leaf))):
+            raise ValueError("init has a NaN or infinite entry; pass any finite point, feasible or not")
+
+
 def is_valid(flat: FlatProblem) -> jax.Array:
     """The same test on a flat problem, traced: a boolean scalar."""
     checks = [jnp.all(good(leaf)) for _, value, good in _parts(flat, jnp) for leaf in _floats(value)]

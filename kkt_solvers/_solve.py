@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from kkt_solvers._conditions import Point, certify, complete_dual, default_tolerance, with_ray
 from kkt_solvers._derivative import attach, optimal_value
-from kkt_solvers._flatten import check_values, flatten, hoisted, middle_of_box
+from kkt_solvers._flatten import check_init, check_values, flatten, hoisted, middle_of_box
 from kkt_solvers._linear import KKTSystem
 from kkt_solvers._problem import FlatProblem, Problem
 from kkt_solvers._progress import Listener, listener_of, listening
@@ -32,6 +32,7 @@ def solve(
             |---|---|---|
             | `Separable`, `Quadratic` with diagonal `P` | none or one row | `DualBisection` |
             | `Separable` | several rows | `DualNewton` |
+            | `Quadratic`, `P` and `A` with 1e8 entries or more, or 1e7 nonzeros if sparse | any | `PrimalDual` |
             | `Quadratic` | a function whose matrix would have more than 3e7 entries | `PrimalDual` |
             | anything else | any | `InteriorPoint` |
 
@@ -60,7 +61,11 @@ def solve(
     >>> solution.primal, kkt.Status(int(solution.status)).name
     (Array([1., 0.], dtype=float32), 'SOLVED')
     """
-    init, dual = (init.primal, init.dual) if isinstance(init, Solution) else (init, None)
+    if isinstance(init, Solution):  # its point may be NaN, if it failed; `_solve` sees to that
+        init, dual = init.primal, init.dual
+    else:
+        check_init(init)
+        dual = None
     problem = _enter(problem, init)
     if solver is not None and not callable(getattr(solver, "run", None)):
         raise TypeError(f"solver must have a method run(problem, init), got {type(solver).__name__}")
@@ -122,10 +127,8 @@ def _solve(
 ) -> Solution:
     flat, start, unflatten = flatten(problem, init)
     solver = default_solver(flat) if solver is None else solver
-    dual = flat_dual(flat, dual)
-    if dual is not None:  # from a previous solution, which may have failed
-        start = jnp.where(jnp.isfinite(start), start, middle_of_box(flat.box))
-        dual = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, 0), dual)
+    start = jnp.where(jnp.isfinite(start), start, middle_of_box(flat.box))
+    dual = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, 0), flat_dual(flat, dual))
     stopped, start, dual = jax.lax.stop_gradient((flat, start, dual))
     with listening(listener):
         # A solver of the user's own has `run(problem, init)` only.

@@ -241,6 +241,7 @@ EYE = np.eye(3)
         (lambda: kkt.Quadratic("P", [1.0]), TypeError, "P must be a number"),
         (lambda: kkt.solve(3.0), TypeError, "problem must be a Problem"),
         (lambda: kkt.solve(kkt.Problem(f)), ValueError, "init is needed"),
+        (lambda: kkt.solve(kkt.Problem(f), [jnp.nan, 0.0]), ValueError, "init has a NaN"),
         (lambda: kkt.solve(kkt.Problem(vector_valued), jnp.zeros(2)), ValueError, "objective must return a scalar"),
         (lambda: kkt.solve(kkt.Problem(f), jnp.zeros(2), solver="pg"), TypeError, "solver must have a method run"),
         (lambda: kkt.solve(kkt.Problem(f), jnp.zeros(2), linear="dense"), TypeError, "linear must be a KKTSystem"),

@@ -1,5 +1,10 @@
 """Solvers: small frozen dataclasses of settings with one method, `run`."""
 
+from typing import Any
+
+import jax
+from jax.experimental.sparse import BCOO
+
 from kkt_solvers._objectives import Quadratic, Separable, as_separable
 from kkt_solvers._problem import FlatProblem, Operator
 from kkt_solvers.solvers._adapters import Jaxopt, Scipy
@@ -8,6 +13,7 @@ from kkt_solvers.solvers._dual_bisection import DualBisection
 from kkt_solvers.solvers._dual_newton import DualNewton
 from kkt_solvers.solvers._interior_point import InteriorPoint
 from kkt_solvers.solvers._mirror_descent import MirrorDescent
+from kkt_solvers.solvers._newton import is_sparse
 from kkt_solvers.solvers._primal_dual import PrimalDual
 from kkt_solvers.solvers._projected_gradient import ProjectedGradient
 
@@ -24,6 +30,10 @@ __all__ = [
     "default_solver",
 ]
 
+# Entries of P and A together, beyond which InteriorPoint would take minutes an iteration.
+_SPARSE_UP_TO = 1e7
+_DENSE_UP_TO = 1e8
+
 
 def default_solver(problem: FlatProblem) -> Solver:
     """The choice by structure; the table stands in the docstring of `kkt_solvers.solve`."""
@@ -31,6 +41,16 @@ def default_solver(problem: FlatProblem) -> Solver:
         return DualBisection()
     if isinstance(problem.objective, Separable):
         return DualNewton()
-    if isinstance(problem.equality, Operator) and isinstance(problem.objective, Quadratic):
+    if isinstance(problem.objective, Quadratic) and _is_large(problem, problem.objective.P):
         return PrimalDual()
     return InteriorPoint()
+
+
+def _is_large(problem: FlatProblem, P: Any) -> bool:
+    """Whether a factorisation would take minutes, or the matrix of the equality is not even there."""
+    if isinstance(problem.equality, Operator):
+        return True
+    entries = 0
+    for matrix in (P, problem.equality.rows(problem.box.lower.size)):
+        entries += matrix.nse if isinstance(matrix, BCOO) else matrix.size if isinstance(matrix, jax.Array) else 0
+    return entries > (_SPARSE_UP_TO if is_sparse(problem) else _DENSE_UP_TO)
