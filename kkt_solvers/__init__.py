@@ -1,6 +1,6 @@
 """Constrained convex problems in JAX, and the exact derivatives of their solutions."""
 
-from kkt_solvers import linear, projections, solvers
+from kkt_solvers import linear, plot, projections, solvers
 from kkt_solvers._degeneracy import Degeneracy, degeneracy
 from kkt_solvers._objectives import LowRank, Quadratic, Separable
 from kkt_solvers._problem import Affine, Box, Problem, Sum
@@ -44,6 +44,7 @@ __all__ = [
     "degeneracy",
     "differentiable",
     "linear",
+    "plot",
     "projections",
     "solve",
     "solve_qp",
