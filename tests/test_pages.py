@@ -4,10 +4,11 @@ import re
 import runpy
 from pathlib import Path
 
+import jax
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -36,3 +37,15 @@ def test_digits(tmp_path, capsys):
     assert re.search(r"^softmax +\| +\d+\.\d+ +\| +\d+\.\d+ +\| +\d+\.\d+$", printed, re.MULTILINE)
     assert re.search(r"^LML +\| +\d+\.\d+ +\| +\d+\.\d+ +\| +\d+\.\d+$", printed, re.MULTILINE)
     assert (tmp_path / "digits.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", ["own_solver", "lml_in_five_minutes"])  # test_site runs all of them, with the site
+def test_tutorial(name, monkeypatch):
+    from matplotlib import pyplot
+
+    pyplot.switch_backend("Agg")
+    monkeypatch.setattr(pyplot, "show", lambda: None)
+    runpy.run_path(str(ROOT / f"docs/tutorials/{name}.py"), run_name="__main__")
+    assert pyplot.get_fignums()
+    pyplot.close("all")
+    jax.config.update("jax_enable_x64", False)

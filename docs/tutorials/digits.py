@@ -1,6 +1,8 @@
-"""Handwritten digits with wrong labels: an LML output layer beside softmax cross-entropy.
+"""
+Handwritten digits with wrong labels
+====================================
 
-Run it with
+An LML output layer beside softmax cross-entropy. Run it with::
 
     python docs/tutorials/digits.py
 
@@ -9,14 +11,14 @@ replaced by a random digit. The same network is trained twice, from the same ini
 
 - softmax: the usual cross-entropy. Its probabilities sum to 1, so every wrong label pulls probability away from the
   digit that is really there.
-- LML: the last layer is the limited multi-label projection `y = lml(scores, k)`, whose entries lie in [0, 1] and sum
-  to k. They are the probabilities with which k labels out of n are chosen, and the loss is `-log y[label]`: it is
+- LML: the last layer is the limited multi-label projection ``y = lml(scores, k)``, whose entries lie in [0, 1] and sum
+  to k. They are the probabilities with which k labels out of n are chosen, and the loss is ``-log y[label]``: it is
   small as soon as the label is among the k that are chosen. The model is trained for top-k accuracy; nothing in its
   loss asks for the right label to come first.
 
-The layer is a convex optimisation problem, solved for every row of every batch. `jax.grad` goes through it by way
-of its optimality conditions, and `jax.jit` and `jax.vmap` treat it like any other function: below, all seeds and all
-learning rates are trained at once.
+The layer is a convex optimisation problem, solved for every row of every batch. ``jax.grad`` goes through it by way
+of its optimality conditions, and ``jax.jit`` and ``jax.vmap`` treat it like any other function: below, all seeds and
+all learning rates are trained at once.
 
 Each model gets the same learning rates to choose from, and takes the one with the best top-k accuracy, averaged over
 the seeds, on validation splits whose labels are as noisy as those of the training splits. What is reported is the
@@ -271,7 +273,9 @@ def main(argv=None):
     parser.add_argument("--epochs", type=int, default=60, help="passes over the training split (default 60)")
     parser.add_argument("--noise", type=float, default=0.4, help="share of the labels replaced (default 0.4)")
     parser.add_argument("--k", type=int, default=5, choices=range(1, CLASSES), help="labels chosen (default 5)")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".png"), help="where the plot goes")
+    parser.add_argument(
+        "--output", type=Path, default=Path(sys.argv[0]).with_suffix(".png"), help="where the plot goes"
+    )
     options = parser.parse_args(argv)
 
     repetitions = [make_splits(seed, options.noise) for seed in range(options.seeds)]
