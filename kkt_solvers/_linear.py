@@ -23,7 +23,7 @@ from jax.experimental.sparse import BCOO
 
 from kkt_solvers import _lapack as lapack
 from kkt_solvers import _sparse
-from kkt_solvers._arrays import block_sum, dense
+from kkt_solvers._arrays import block_sum, dense, tree_where
 from kkt_solvers._batches import in_any
 from kkt_solvers._objectives import LowRank, Quadratic, Separable, hessian_product
 from kkt_solvers._problem import FlatProblem, Operator
@@ -60,7 +60,7 @@ def _factor(K: jax.Array, sign: jax.Array | float = 1.0) -> _Factor:
     pivot = jnp.min(jnp.abs(jnp.diag(factor[0])))
     singular = ~(pivot > delta)
     other = jax.lax.cond(in_any(singular), lambda: lapack.lu_factor(scaled + jnp.diag(shift)), lambda: factor)
-    lu, order = jax.tree.map(lambda a, b: jnp.where(singular, a, b), other, factor)
+    lu, order = tree_where(singular, other, factor)
     easy = pivot > float(jnp.finfo(K.dtype).eps) ** (1 / 3)
     return _Factor((lu, order), scale, jnp.where(singular, _REFINEMENTS, jnp.where(easy, 0, 1)))
 

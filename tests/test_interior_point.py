@@ -199,11 +199,6 @@ def test_float32(rng):
     np.testing.assert_allclose(solution.primal, y, atol=1e-4)
 
 
-def negative_entropy(y):
-    """`sum y log y`, opaque, as a user would write it."""
-    return jnp.sum(y * jnp.log(y))
-
-
 def guarded_entropy(y):
     return jnp.sum(jnp.where(y == 0, 0.0, y * jnp.log(jnp.where(y == 0, 1.0, y))))
 
