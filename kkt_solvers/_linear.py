@@ -25,7 +25,7 @@ from kkt_solvers import _lapack as lapack
 from kkt_solvers import _sparse
 from kkt_solvers._arrays import block_sum, dense, tree_where
 from kkt_solvers._batches import in_any
-from kkt_solvers._objectives import LowRank, Quadratic, Separable, hessian_product
+from kkt_solvers._objectives import LowRank, Quadratic, Separable, SymmetricMap, hessian_product
 from kkt_solvers._problem import FlatProblem, Operator
 
 _REFINEMENTS = 3
@@ -117,7 +117,7 @@ class KKTSystem(abc.ABC):
     | objective, equality | system |
     |---|---|
     | `Separable` | the scalar or small Schur complement of the dual form; no `KKTSystem` |
-    | an equality given as a function, its matrix too large to form | `MatrixFreeKKT` |
+    | an equality, or `P`, given as a function, its matrix too large to form | `MatrixFreeKKT` |
     | `Quadratic`, diagonal `P` | `DiagonalKKT` |
     | `Quadratic`, `P` a `LowRank` | `LowRankKKT` |
     | `Quadratic` with a sparse `P` or `A`, more than 500 variables | `SparseKKT` |
@@ -311,7 +311,7 @@ class SparseKKT(KKTSystem):
 
     def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Inverse, Any]:
         n, objective, target = y.size, problem.objective, problem.equality.target
-        if not isinstance(objective, Quadratic) or isinstance(objective.P, LowRank):
+        if not isinstance(objective, Quadratic) or isinstance(objective.P, (LowRank, SymmetricMap)):
             raise TypeError("SparseKKT needs a Quadratic with P a matrix, a vector or None")
         solve = _sparse.factorised(
             objective.P,
@@ -435,6 +435,8 @@ def choose(problem: FlatProblem) -> KKTSystem:
     if isinstance(objective, Quadratic):
         if isinstance(objective.P, LowRank):
             return LowRankKKT()
+        if isinstance(objective.P, SymmetricMap):
+            return MatrixFreeKKT()
         if objective.P is not None and objective.P.ndim == 1 and not isinstance(A, BCOO):
             return DiagonalKKT()
         if n > _SPARSE_FROM and (isinstance(objective.P, BCOO) or isinstance(A, BCOO)):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.experimental.sparse import BCOO
 
 from kkt_solvers._arrays import entry_sums, tree_where
-from kkt_solvers._objectives import LowRank, Quadratic
+from kkt_solvers._objectives import LowRank, Quadratic, SymmetricMap
 from kkt_solvers._problem import FlatProblem
 from kkt_solvers._solution import Status
 
@@ -143,6 +143,8 @@ def _split(objective: Quadratic) -> tuple[jax.Array, Callable[[jax.Array], jax.A
         return zero, None
     if isinstance(P, LowRank):
         return P.diagonal, lambda v: P.factor @ (P.factor.T @ v)
+    if isinstance(P, SymmetricMap):
+        return zero, lambda v: P @ v
     if isinstance(P, jax.Array) and P.ndim == 1:
         return P, None
     # Where every row is diagonally dominant its excess can be taken out; else only rows that are coupled to none.
