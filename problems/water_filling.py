@@ -137,7 +137,7 @@ def _fill(z: jax.Array, noise: jax.Array) -> jax.Array:
 
 
 def _columns(xp: Any, T: Any) -> Any:
-    return (T >= 0) & (abs(xp.sum(T, axis=0) - 1) <= 1e-4 if T.dtype.itemsize < 8 else 1e-8)
+    return (T >= 0) & (abs(xp.sum(T, axis=0) - 1) <= float(jnp.finfo(T.dtype).eps) ** 0.5)
 
 
 def _negative_information(x: jax.Array, T: jax.Array) -> jax.Array:
