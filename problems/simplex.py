@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from kkt_solvers._arrays import floating
 from kkt_solvers._mirror import xlogx
-from kkt_solvers._objectives import Quadratic, Separable
+from kkt_solvers._objectives import Separable
 from kkt_solvers._problem import Box, Problem, Sum
 from kkt_solvers._solve import solve
 from kkt_solvers.problems import _checks
@@ -35,7 +35,7 @@ def CappedSimplex(x: Any, k: Any) -> Problem:
     [1.000, 0.233, 0.033, 0.000, 0.733]
     """
     x, k, box = _scores(_checks.vector(x, "x", "scores"), k)
-    return Problem(Quadratic(jnp.ones_like(x), -x), Sum(k), box)
+    return Problem(Separable(_half_square, x, _nearest), Sum(k), box)
 
 
 def EntropicSimplex(x: Any, k: Any) -> Problem:
@@ -91,6 +91,14 @@ def entropic_top_k(x: Any, k: Any) -> jax.Array:
     Array([0., 0., 0.], dtype=float32)
     """
     return _choose(EntropicSimplex, x, k)
+
+
+def _half_square(y: jax.Array, x: jax.Array) -> jax.Array:
+    return 0.5 * (y - x) ** 2
+
+
+def _nearest(z: jax.Array, x: jax.Array) -> jax.Array:
+    return x + z
 
 
 def negative_entropy(y: jax.Array, x: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """Answers that owe nothing to this library."""
 
 import clarabel
+import jax
 import numpy as np
 import scipy.sparse as sp
 
@@ -69,3 +70,17 @@ def box_program(P, q, A, b, lower, upper):
         (eye[high], upper[high], clarabel.NonnegativeConeT(int(high.sum()))),
     )
     return x, nu
+
+
+def value_and_jacobian(function, argnums=0):
+    """Both from one solve."""
+
+    def twice(*args):
+        value = function(*args)
+        return value, value
+
+    def both(*args):
+        jacobian, value = jax.jacobian(twice, argnums, has_aux=True)(*args)
+        return value, jacobian
+
+    return both

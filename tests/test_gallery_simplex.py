@@ -27,7 +27,7 @@ from kkt_solvers.problems import (
 
 @functools.partial(jax.jit, static_argnums=0)
 def _value_and_jacobian(choose, x, k):
-    return choose(x, k), jax.vmap(jax.jacobian(choose))(x, k)
+    return jax.vmap(references.value_and_jacobian(choose))(x, k)
 
 
 def _exponential(x, columns, rows):
@@ -110,9 +110,11 @@ def test_features_chosen_by_gradient(x64):
 @jax.jit
 def _powers_and_level(noise, power, upper):
     def rate(noise, power):
-        return jnp.sum(jnp.log1p(water_filling(noise, power, upper) / noise))
+        p = water_filling(noise, power, upper)
+        return jnp.sum(jnp.log1p(p / noise)), p
 
-    return water_filling(noise, power, upper), *jax.vmap(jax.grad(rate, (0, 1)))(noise, power)
+    (by_noise, by_power), p = jax.vmap(jax.grad(rate, (0, 1), has_aux=True))(noise, power)
+    return p, by_noise, by_power
 
 
 def test_water_filling(dtype, rng):
@@ -182,10 +184,7 @@ def test_channel_capacity(rng, x64):
 # ---------------------------------------------------------------------------------------------- the moments
 @jax.jit
 def _distribution_and_jacobian(features, moments, prior):
-    def one(moments):
-        return maximum_entropy(features, moments, prior)
-
-    return jax.vmap(one)(moments), jax.vmap(jax.jacobian(one))(moments)
+    return jax.vmap(references.value_and_jacobian(lambda m: maximum_entropy(features, m, prior)))(moments)
 
 
 def test_option_prices(dtype, rng):

