@@ -49,6 +49,7 @@ def test_bounded_least_squares_and_leaving_one_out(x64):
         np.testing.assert_allclose((y - X @ b)[i] / (1 - hat[i, i]), y[i] - X[i] @ without, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_more_features_than_observations(rng, x64):
     X, truth = rng.normal(size=(30, 60)), np.where(np.arange(60) < 5, 1.0, 0.0)
     y = X @ truth + 0.1 * rng.normal(size=30)
