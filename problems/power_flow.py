@@ -13,7 +13,9 @@ and in a network at every bus `i`, over lines `l` from `i` to `j` whose flow fol
           lower <= p <= upper,   -limit <= f <= limit.
 
 The angles are eliminated [horsch2018]: they exist if and only if their differences, `f_l / susceptance_l + shift_l`,
-sum to zero around every loop that a line closes with a spanning tree. The price at a bus is what one more unit of demand there costs: minus the multiplier of its balance.
+sum to zero around every loop that a line closes with a spanning tree.
+
+The price at a bus is what one more unit of demand there costs: minus the multiplier of its balance.
 """
 
 from dataclasses import dataclass
@@ -228,7 +230,8 @@ def OptimalPowerFlow(network: Network, demand: Any) -> Problem:
     demand = floating(demand, "demand")
     if demand.shape != (network.buses,):
         raise ValueError(
-            f"demand must have one entry a bus, ({network.buses},), got {demand.shape}; optimal_power_flow takes batches"
+            f"demand must have one entry a bus, ({network.buses},), got {demand.shape}; "
+            "optimal_power_flow takes batches"
         )
     _check_generators(network.quadratic, network.lower, network.upper, jnp.sum(demand), len(network.generator_bus))
     generators, lines = len(network.generator_bus), len(network.from_bus)
