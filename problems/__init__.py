@@ -1,7 +1,12 @@
 """Ready-made problems, one file each: a builder of the `Problem` and a verb for those who do not want to know."""
 
 from kkt_solvers.problems.control import PredictiveControl, Regulator, predictive_control, receding_horizon
-from kkt_solvers.problems.equilibrium import ChemicalEquilibrium, chemical_equilibrium, standard_gibbs
+from kkt_solvers.problems.equilibrium import (
+    ChemicalEquilibrium,
+    ElementPotentials,
+    chemical_equilibrium,
+    standard_gibbs,
+)
 from kkt_solvers.problems.lml import LML, lml
 from kkt_solvers.problems.power_flow import (
     EconomicDispatch,
@@ -16,6 +21,7 @@ __all__ = [
     "LML",
     "ChemicalEquilibrium",
     "EconomicDispatch",
+    "ElementPotentials",
     "Network",
     "OptimalPowerFlow",
     "OptimalTransport",

@@ -9,16 +9,23 @@ be known. The solution is, down to the rarest species, `n_i / sum n = exp(formul
 with minus the multipliers as the chemical potentials of the elements.
 """
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kkt_solvers._arrays import float_dtype, floating, is_concrete
+from kkt_solvers._arrays import dense, float_dtype, floating, is_concrete
+from kkt_solvers._conditions import default_tolerance, residuals
 from kkt_solvers._mirror import xlogx
-from kkt_solvers._problem import Affine, Box, Problem
+from kkt_solvers._objectives import Smooth
+from kkt_solvers._problem import Affine, Box, FlatProblem, Problem
+from kkt_solvers._solution import Dual, Status
 from kkt_solvers._solve import solve
+from kkt_solvers.solvers import InteriorPoint
+
+_NEWTON = 10  # steps
 
 
 def ChemicalEquilibrium(gibbs: Any, formula: Any, abundance: Any, pressure: Any = 1.0) -> Problem:
@@ -31,6 +38,7 @@ def ChemicalEquilibrium(gibbs: Any, formula: Any, abundance: Any, pressure: Any 
         pressure: in units of the standard pressure, a scalar.
 
     Raises `ValueError` for shapes that do not fit, an element that is absent and a pressure that is not positive.
+    With many rare species pass `solver=ElementPotentials()` to `solve`, as `chemical_equilibrium` does.
 
     >>> import kkt_solvers as kkt
     >>> from kkt_solvers.problems import ChemicalEquilibrium
@@ -51,6 +59,43 @@ def ChemicalEquilibrium(gibbs: Any, formula: Any, abundance: Any, pressure: Any 
     _check(formula, abundance, pressure)
     energies = gibbs + jnp.log(pressure)
     return Problem(_gibbs_energy, Affine(formula, abundance), Box(jnp.zeros_like(energies)), (energies,))
+
+
+@dataclass(frozen=True)
+class ElementPotentials:
+    """The solver of this problem: `InteriorPoint`, then Newton's method on the potentials of the elements and the
+    total amount [gordon1994], in which the rarest species are no harder than the others. Kept where it is better.
+
+    With `n_i = total exp(formula_i'potential - energy_i)` it solves `formula n = abundance` and `sum n = total`.
+    """
+
+    def run(self, problem: FlatProblem, init: jax.Array) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
+        objective = problem.objective
+        if not isinstance(objective, Smooth):
+            raise TypeError("ElementPotentials solves a ChemicalEquilibrium; InteriorPoint takes other problems")
+        first, dual, iterations, claim = InteriorPoint().run(problem, init)
+        energies, formula, zero = objective.args[0], dense(problem.equality.rows(init.size)), jnp.zeros_like(init)
+
+        def amounts(state: jax.Array) -> jax.Array:
+            return jnp.exp(state[:-1] @ formula - energies + state[-1])
+
+        def step(_: int, state: jax.Array) -> jax.Array:
+            n, total = amounts(state), jnp.exp(state[-1])
+            rest = jnp.append(problem.equality.target - formula @ n, total - jnp.sum(n))
+            corner = (jnp.sum(n) - total)[None, None]
+            J = jnp.block([[(formula * n) @ formula.T, (formula @ n)[:, None]], [(formula @ n)[None], corner]])
+            # Elements may be dependent: the least of the steps.
+            return state + jnp.clip(jnp.linalg.pinv(J, hermitian=True) @ rest, -2, 2)
+
+        state = jax.lax.fori_loop(0, _NEWTON, step, jnp.append(-dual.equality, jnp.log(jnp.sum(first))))
+        least = 2 * jnp.finfo(init.dtype).tiny  # what is rarer is held there by a multiplier
+        y = jnp.maximum(amounts(state), least)
+        slope = objective.gradient(y) - state[:-1] @ formula
+        other = Dual(-state[:-1], jnp.where(y == least, jnp.maximum(slope, 0), zero), zero)
+        better = residuals(problem, y, other).largest < residuals(problem, first, dual).largest
+        solved = residuals(problem, y, other).largest <= default_tolerance(y.dtype)
+        y, dual = jax.tree.map(lambda a, b: jnp.where(better, a, b), (y, other), (first, dual))
+        return y, dual, iterations + _NEWTON, jnp.where(better & solved, Status.SOLVED, claim)
 
 
 class Equilibrium(NamedTuple):
@@ -86,10 +131,12 @@ def chemical_equilibrium(gibbs: Any, formula: Any, abundance: Any, pressure: Any
     gibbs, formula, abundance, pressure = (value.astype(dtype) for value in (gibbs, formula, abundance, pressure))
 
     def one(gibbs: jax.Array, abundance: jax.Array, pressure: jax.Array) -> tuple[jax.Array, ...]:
-        amount = jnp.sum(jnp.abs(abundance))  # the unit of amount is no part of the problem
-        solution = solve(ChemicalEquilibrium(gibbs, formula, abundance / amount, pressure))
+        # Neither the unit of amount nor the zero of each element's energy is part of the problem.
+        amount, zero = jnp.sum(jnp.abs(abundance)), jax.lax.stop_gradient(jnp.linalg.lstsq(formula.T, gibbs)[0])
+        problem = ChemicalEquilibrium(gibbs - zero @ formula, formula, abundance / amount, pressure)
+        solution = solve(problem, solver=ElementPotentials())
         bad = jnp.where(solution.status == 0, 0.0, jnp.nan).astype(dtype)
-        potentials = bad - solution.dual.equality
+        potentials = zero + bad - solution.dual.equality
         fractions = jnp.exp(potentials @ formula - gibbs - jnp.log(pressure))
         return amount * jnp.sum(solution.primal) * fractions, fractions, potentials
 

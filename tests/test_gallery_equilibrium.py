@@ -8,26 +8,27 @@ import pytest
 
 from kkt_solvers.problems import ChemicalEquilibrium, chemical_equilibrium, standard_gibbs
 
-_GAS = cantera.Solution("gri30.yaml")
-_NAMES = ["H2", "H", "O", "O2", "OH", "H2O", "CO", "CO2", "N2", "NO", "CH4"]
-_SPECIES = [_GAS.species(name) for name in _NAMES]
-_MIXTURE = "CH4:1, O2:2.2, N2:8.3"
+_SPECIES = cantera.Solution("gri30.yaml").species()  # 53
+_NAMES = [species.name for species in _SPECIES]
+_MIXTURE = "CH4:1, O2:2.2, N2:8.3, AR:0.1"
 
 
 def gas(temperature, pressure=1.0):
-    gas = cantera.Solution(thermo="ideal-gas", species=_SPECIES)
+    gas = cantera.Solution("gri30.yaml")
     gas.TPX = temperature, pressure * gas.reference_pressure, _MIXTURE
     return gas
 
 
 def rest(temperature, pressure=1.0):
     burnt = gas(temperature, pressure)
-    burnt.equilibrate("TP", solver="gibbs", rtol=1e-13)
+    burnt.equilibrate("TP", rtol=1e-11)
     return burnt.X
 
 
 _COEFFICIENTS = np.array([species.thermo.coeffs for species in _SPECIES])
-_FORMULA = np.array([[species.composition.get(element, 0) for species in _SPECIES] for element in "CHON"])
+_FORMULA = np.array(
+    [[species.composition.get(element, 0) for species in _SPECIES] for element in ("C", "H", "O", "N", "Ar")]
+)
 _ABUNDANCE = _FORMULA @ gas(300.0).X
 
 
@@ -45,7 +46,7 @@ def burnt(temperature, pressure):
 
 @pytest.mark.parametrize("pressure", [1.0, 20.0])
 def test_fractions_and_their_slopes_against_cantera(pressure, x64):
-    for temperature in (400.0, 1500.0, 2500.0):
+    for temperature in (1000.0, 1500.0, 2500.0):
         (fractions, _), (slope, _) = burnt(temperature, pressure)
         expected = rest(temperature, pressure)
         np.testing.assert_allclose(fractions, expected, atol=1e-8)
@@ -63,7 +64,7 @@ def test_fractions_and_their_slopes_against_cantera(pressure, x64):
 def test_the_temperature_of_a_flame_by_newtons_method(x64):
     cold, hot = gas(298.15), gas(298.15)
     enthalpy = cold.enthalpy_mole / cantera.gas_constant
-    hot.equilibrate("HP", solver="gibbs", rtol=1e-12)
+    hot.equilibrate("HP", rtol=1e-11)
     temperature = 1800.0
     for _ in range(8):
         (_, value), (_, slope) = burnt(temperature, 1.0)

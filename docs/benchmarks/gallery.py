@@ -16,6 +16,7 @@ import kkt_solvers as kkt
 from kkt_solvers.problems import (
     ChemicalEquilibrium,
     EconomicDispatch,
+    ElementPotentials,
     Network,
     OptimalPowerFlow,
     OptimalTransport,
@@ -23,7 +24,7 @@ from kkt_solvers.problems import (
     Regulator,
 )
 
-solve = jax.jit(kkt.solve)
+solve = jax.jit(kkt.solve, static_argnames="solver")
 
 
 def dispatch(rng):
@@ -72,11 +73,12 @@ def main():
     }
     for name, build in rows.items():
         problem = build(np.random.default_rng(0))
-        solution = jax.block_until_ready(solve(problem))
+        solver = ElementPotentials() if build is equilibrium else None
+        solution = jax.block_until_ready(solve(problem, solver=solver))
         times = []
         for _ in range(7):
             start = time.perf_counter()
-            jax.block_until_ready(solve(problem))
+            jax.block_until_ready(solve(problem, solver=solver))
             times.append(time.perf_counter() - start)
         size = jnp.size(solution.primal), jnp.size(solution.dual.equality)
         print(
