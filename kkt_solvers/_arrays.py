@@ -102,6 +102,11 @@ def cast(tree: Any, dtype: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
+def tree_where(condition: jax.Array, this: Any, other: Any) -> Any:
+    """`this` where the scalar condition holds, else `other`: pytrees of one structure."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), this, other)
+
+
 _BLOCK = 128
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import dense, largest_entries
+from kkt_solvers._arrays import dense, largest_entries, tree_where
 from kkt_solvers._elementwise import minimise_elementwise
 from kkt_solvers._flatten import is_valid
 from kkt_solvers._linear import solve_semidefinite
@@ -280,7 +280,7 @@ def with_ray(problem: FlatProblem, y: jax.Array, dual: Dual, status: jax.Array) 
     nu = dual.equality / jnp.maximum(_norm(dual.equality), jnp.finfo(y.dtype).tiny)
     w = adjoint(problem, nu)
     ray = Dual(nu, jnp.maximum(w, 0), jnp.maximum(-w, 0))
-    dual = jax.tree.map(lambda a, b: jnp.where(infeasible, a, b), ray, dual)
+    dual = tree_where(infeasible, ray, dual)
     y = jnp.where(unbounded, in_box_directions(problem, y), y)
     value = jnp.where(infeasible, jnp.inf, jnp.where(unbounded, -jnp.inf, 0.0))
     return y, dual, value.astype(y.dtype)

@@ -12,11 +12,11 @@ from jax.flatten_util import ravel_pytree
 
 from kkt_solvers._arrays import cast, float_dtype, is_concrete
 from kkt_solvers._hoist import hoist
-from kkt_solvers._objectives import Quadratic, Separable, Smooth
+from kkt_solvers._objectives import Quadratic, Separable, Smooth, SymmetricMap
 from kkt_solvers._problem import Affine, Box, Equality, FlatProblem, Operator, Problem, Sum
 from kkt_solvers._solution import Dual, Solution
 
-_FORM_UP_TO = 3e7  # entries of the matrix of an equality given as a function
+_FORM_UP_TO = 3e7  # entries of the matrix of an equality, or of P, given as a function
 
 
 # ---------------------------------------------------------------------------------------------- values
@@ -90,7 +90,7 @@ def _shape_of_y(problem: Problem) -> tuple[int, ...]:
     told: dict[str, tuple[int, ...]] = {}
     if isinstance(objective, Quadratic):
         told["q"] = objective.q.shape
-        if objective.P is not None:
+        if objective.P is not None and not isinstance(objective.P, SymmetricMap):
             told["P"] = objective.P.shape[-1:]
     if isinstance(objective, Separable):
         told |= {"theta": _broadcast(*(leaf.shape for leaf in jax.tree.leaves(objective.theta))) or ()}
@@ -170,7 +170,12 @@ def hoisted(problem: Problem, init: Any) -> Problem:
         moved = {name: f and hoist(f, flat, theta) for name, f in functions.items()}
         if moved != functions:
             changes["objective"] = Separable(**moved, theta=objective.theta)
-    elif not isinstance(objective, Quadratic):
+    elif isinstance(objective, Quadratic):
+        if isinstance(objective.P, SymmetricMap):
+            product = hoist(objective.P.function, jax.ShapeDtypeStruct(objective.q.shape, jax.tree.leaves(y)[0].dtype))
+            if product is not objective.P.function:
+                changes["objective"] = Quadratic(product, objective.q)
+    else:
         changes["objective"] = hoist(objective, y, *arguments)
     if equality is not None and not isinstance(equality, Equality):
         changes["equality"] = hoist(equality, y, *arguments)
@@ -186,7 +191,13 @@ def _flat_objective(problem: Problem, y: Any, n: int, unravel: Any) -> Any:
         P, q = cast((objective.P, objective.q), dtype)
         if q.shape != (n,):
             raise ValueError(f"q must have shape ({n},) like y, got {q.shape}; batches go through jax.vmap(solve)")
-        if P is not None and P.shape not in ((n,), (n, n)):
+        if isinstance(P, SymmetricMap):
+            shape = jax.eval_shape(P.function, q).shape
+            if shape != (n,):
+                raise ValueError(f"P, a function, must return P v, of shape ({n},) like v; it returned {shape}")
+            if n * n <= _FORM_UP_TO:
+                P = jax.vmap(P.function)(jnp.eye(n, dtype=dtype))
+        elif P is not None and P.shape not in ((n,), (n, n)):
             raise ValueError(f"P must have shape ({n}, {n}) or, if diagonal, ({n},), got {P.shape}")
         if isinstance(P, (jax.Array, BCOO)) and P.ndim == 2:
             P = 0.5 * (P + P.T)  # pyright: ignore[reportOperatorIssue] - the sum of a BCOO is not annotated

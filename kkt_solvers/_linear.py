@@ -23,9 +23,9 @@ from jax.experimental.sparse import BCOO
 
 from kkt_solvers import _lapack as lapack
 from kkt_solvers import _sparse
-from kkt_solvers._arrays import block_sum, dense
+from kkt_solvers._arrays import block_sum, dense, tree_where
 from kkt_solvers._batches import in_any
-from kkt_solvers._objectives import LowRank, Quadratic, Separable, hessian_product
+from kkt_solvers._objectives import LowRank, Quadratic, Separable, SymmetricMap, hessian_product
 from kkt_solvers._problem import FlatProblem, Operator
 
 _REFINEMENTS = 3
@@ -60,7 +60,7 @@ def _factor(K: jax.Array, sign: jax.Array | float = 1.0) -> _Factor:
     pivot = jnp.min(jnp.abs(jnp.diag(factor[0])))
     singular = ~(pivot > delta)
     other = jax.lax.cond(in_any(singular), lambda: lapack.lu_factor(scaled + jnp.diag(shift)), lambda: factor)
-    lu, order = jax.tree.map(lambda a, b: jnp.where(singular, a, b), other, factor)
+    lu, order = tree_where(singular, other, factor)
     easy = pivot > float(jnp.finfo(K.dtype).eps) ** (1 / 3)
     return _Factor((lu, order), scale, jnp.where(singular, _REFINEMENTS, jnp.where(easy, 0, 1)))
 
@@ -117,7 +117,7 @@ class KKTSystem(abc.ABC):
     | objective, equality | system |
     |---|---|
     | `Separable` | the scalar or small Schur complement of the dual form; no `KKTSystem` |
-    | an equality given as a function, its matrix too large to form | `MatrixFreeKKT` |
+    | an equality, or `P`, given as a function, its matrix too large to form | `MatrixFreeKKT` |
     | `Quadratic`, diagonal `P` | `DiagonalKKT` |
     | `Quadratic`, `P` a `LowRank` | `LowRankKKT` |
     | `Quadratic` with a sparse `P` or `A`, more than 500 variables | `SparseKKT` |
@@ -311,7 +311,7 @@ class SparseKKT(KKTSystem):
 
     def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Inverse, Any]:
         n, objective, target = y.size, problem.objective, problem.equality.target
-        if not isinstance(objective, Quadratic) or isinstance(objective.P, LowRank):
+        if not isinstance(objective, Quadratic) or isinstance(objective.P, (LowRank, SymmetricMap)):
             raise TypeError("SparseKKT needs a Quadratic with P a matrix, a vector or None")
         solve = _sparse.factorised(
             objective.P,
@@ -435,6 +435,8 @@ def choose(problem: FlatProblem) -> KKTSystem:
     if isinstance(objective, Quadratic):
         if isinstance(objective.P, LowRank):
             return LowRankKKT()
+        if isinstance(objective.P, SymmetricMap):
+            return MatrixFreeKKT()
         if objective.P is not None and objective.P.ndim == 1 and not isinstance(A, BCOO):
             return DiagonalKKT()
         if n > _SPARSE_FROM and (isinstance(objective.P, BCOO) or isinstance(A, BCOO)):

@@ -39,6 +39,13 @@ def _xlogx_jvp(primals: Any, tangents: Any) -> Any:
     return xlogx(y), (1 + jnp.log(y)) * dy
 
 
+def relative_entropy(y: jax.Array, v: jax.Array) -> jax.Array:
+    """`y log(y / v) - y + v`; for `v = 0` infinite unless y is zero too."""
+    positive = v > 0
+    safe = jnp.where(positive, v, 1.0)
+    return jnp.where(positive, xlogx(y) - y * jnp.log(safe) - y + v, jnp.where(y == 0, 0.0, jnp.inf))
+
+
 def entropy(z: jax.Array, lower: jax.Array, upper: jax.Array) -> Separable:
     """`sum_i h(y_i) - z_i y_i` for the box's `h`."""
     return Separable(_entropy, (z, lower, upper), _inverse_mirror, _complement)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,18 @@ class LowRank:
         return (*self.diagonal.shape, *self.factor.shape[:-1])
 
 
+@pytree(callables=("function",))
+@dataclass(frozen=True, eq=False)
+class SymmetricMap:
+    """The matrix `P` of which only the product `function(v) = P v` is known. Internal."""
+
+    function: Callable[[jax.Array], jax.Array]
+    ndim = 2
+
+    def __matmul__(self, y: jax.Array) -> jax.Array:
+        return self.function(y)
+
+
 @pytree()
 @dataclass(frozen=True, eq=False)
 class Quadratic:
@@ -53,7 +65,8 @@ class Quadratic:
 
     Arguments:
         P: positive semidefinite, shape `(n, n)` (an array, a scipy.sparse matrix, a `BCOO` or a `LowRank`), or
-            `(n,)` for a diagonal matrix, or `None` for a linear program. Only its symmetric part matters.
+            `(n,)` for a diagonal matrix, or `None` for a linear program. Only its symmetric part matters. Or the
+            linear function `v -> P v` of a symmetric one, whose matrix is formed only up to 3e7 entries.
         q: shape `(n,)`.
 
     Raises `TypeError` where an entry is not a real number; shapes are checked when the problem is solved.
@@ -63,11 +76,15 @@ class Quadratic:
     Array(2., dtype=float32)
     """
 
-    P: Matrix | LowRank | None
+    P: Matrix | LowRank | SymmetricMap | None
     q: jax.Array
 
     def __init__(self, P: Any, q: Any):
-        object.__setattr__(self, "P", P if P is None or isinstance(P, LowRank) else matrix(P, "P"))
+        if callable(P):
+            P = SymmetricMap(cast("Callable[[jax.Array], jax.Array]", P))
+        elif P is not None and not isinstance(P, (LowRank, SymmetricMap)):
+            P = matrix(P, "P")
+        object.__setattr__(self, "P", P)
         object.__setattr__(self, "q", floating(q, "q"))
 
     def __call__(self, y: jax.Array) -> jax.Array:
@@ -84,9 +101,12 @@ class Quadratic:
         return self.P @ y
 
     def diagonal(self) -> jax.Array:
-        """The diagonal of `P`."""
+        """The diagonal of `P`; of a function the mean of it, estimated from one vector of random signs."""
         if self.P is None:
             return jnp.zeros_like(self.q)
+        if isinstance(self.P, SymmetricMap):
+            signs = jax.random.rademacher(jax.random.key(0), self.q.shape, self.q.dtype)
+            return jnp.full_like(self.q, jnp.vdot(signs, self.P @ signs) / max(self.q.size, 1))
         if isinstance(self.P, LowRank):
             return self.P.diagonal + jnp.sum(self.P.factor**2, axis=1)
         if isinstance(self.P, BCOO):

@@ -33,7 +33,7 @@ def solve(
             | `Separable`, `Quadratic` with diagonal `P` | none or one row | `DualBisection` |
             | `Separable` | several rows | `DualNewton` |
             | `Quadratic`, `P` and `A` with 1e8 entries or more, or 1e7 nonzeros if sparse | any | `PrimalDual` |
-            | `Quadratic` | a function whose matrix would have more than 3e7 entries | `PrimalDual` |
+            | `Quadratic`, either given as a function whose matrix would have 3e7 entries or more | any | `PrimalDual` |
             | anything else | any | `InteriorPoint` |
 
             Any object with `run(problem, init) -> (primal, dual or None, iterations, converged)` will do: see

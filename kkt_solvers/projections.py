@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers._arrays import cast, float_dtype, floating
-from kkt_solvers._mirror import entropy, mirror, xlogx
+from kkt_solvers._mirror import entropy, mirror, relative_entropy, xlogx
 from kkt_solvers._objectives import Separable
 from kkt_solvers._problem import Affine, Box, Problem, Sum
 from kkt_solvers._solve import solve
@@ -84,7 +84,7 @@ def entropic(
     [0.167, 0.333, 0.500]
     """
     v = _vector(v)
-    return _project(Separable(_relative_entropy, v, _tilt), v, _equality(total, weights, equality), Box(lower, upper))
+    return _project(Separable(relative_entropy, v, _tilt), v, _equality(total, weights, equality), Box(lower, upper))
 
 
 def binary_entropic(
@@ -156,7 +156,7 @@ def entropic_transport(V: Any, rows: Any, columns: Any) -> jax.Array:
     Source: [cuturi2013].
     """
     V = _matrix(V, "V")
-    return _onto_transport(Separable(_relative_entropy, V, _tilt), V, rows, columns)
+    return _onto_transport(Separable(relative_entropy, V, _tilt), V, rows, columns)
 
 
 def optimal_transport(cost: Any, rows: Any, columns: Any, epsilon: Any) -> jax.Array:
@@ -231,12 +231,6 @@ def _half_square(y: jax.Array, v: jax.Array) -> jax.Array:
 
 def _nearest(z: jax.Array, v: jax.Array) -> jax.Array:
     return v + z
-
-
-def _relative_entropy(y: jax.Array, v: jax.Array) -> jax.Array:
-    positive = v > 0
-    safe = jnp.where(positive, v, 1.0)
-    return jnp.where(positive, xlogx(y) - y * jnp.log(safe) - y + v, jnp.where(y == 0, 0.0, jnp.inf))
 
 
 def _tilt(z: jax.Array, v: jax.Array) -> jax.Array:

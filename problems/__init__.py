@@ -1,5 +1,83 @@
 """Ready-made problems, one file each: a builder of the `Problem` and a verb for those who do not want to know."""
 
+from kkt_solvers.problems.control import PredictiveControl, Regulator, predictive_control, receding_horizon
+from kkt_solvers.problems.equilibrium import (
+    ChemicalEquilibrium,
+    ElementPotentials,
+    chemical_equilibrium,
+    standard_gibbs,
+)
 from kkt_solvers.problems.lml import LML, lml
+from kkt_solvers.problems.maximum_entropy import MaximumEntropy, maximum_entropy
+from kkt_solvers.problems.portfolio import Portfolio, Rebalancing, portfolio, rebalance
+from kkt_solvers.problems.power_flow import (
+    EconomicDispatch,
+    Network,
+    OptimalPowerFlow,
+    economic_dispatch,
+    optimal_power_flow,
+)
+from kkt_solvers.problems.regression import (
+    BoundedLeastSquares,
+    IsotonicRegression,
+    LogisticRegression,
+    QuantileRegression,
+    bounded_least_squares,
+    isotonic_regression,
+    logistic_regression,
+    quantile_regression,
+)
+from kkt_solvers.problems.simplex import CappedSimplex, EntropicSimplex, entropic_top_k, soft_top_k, sparsemax
+from kkt_solvers.problems.svm import SVM, DecisionFunction, OneClassSVM, one_class_svm, rbf, svm
+from kkt_solvers.problems.transport import OptimalTransport, optimal_transport, sinkhorn_divergence
+from kkt_solvers.problems.water_filling import ChannelCapacity, WaterFilling, channel_capacity, water_filling
 
-__all__ = ["LML", "lml"]
+__all__ = [
+    "LML",
+    "SVM",
+    "BoundedLeastSquares",
+    "CappedSimplex",
+    "ChannelCapacity",
+    "ChemicalEquilibrium",
+    "DecisionFunction",
+    "EconomicDispatch",
+    "ElementPotentials",
+    "EntropicSimplex",
+    "IsotonicRegression",
+    "LogisticRegression",
+    "MaximumEntropy",
+    "Network",
+    "OneClassSVM",
+    "OptimalPowerFlow",
+    "OptimalTransport",
+    "Portfolio",
+    "PredictiveControl",
+    "QuantileRegression",
+    "Rebalancing",
+    "Regulator",
+    "WaterFilling",
+    "bounded_least_squares",
+    "channel_capacity",
+    "chemical_equilibrium",
+    "economic_dispatch",
+    "entropic_top_k",
+    "isotonic_regression",
+    "lml",
+    "logistic_regression",
+    "maximum_entropy",
+    "one_class_svm",
+    "optimal_power_flow",
+    "optimal_transport",
+    "portfolio",
+    "predictive_control",
+    "quantile_regression",
+    "rbf",
+    "rebalance",
+    "receding_horizon",
+    "sinkhorn_divergence",
+    "soft_top_k",
+    "sparsemax",
+    "standard_gibbs",
+    "svm",
+    "water_filling",
+]

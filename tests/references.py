@@ -1,6 +1,9 @@
 """Answers that owe nothing to this library."""
 
+import clarabel
+import jax
 import numpy as np
+import scipy.sparse as sp
 
 
 def lml(x, k):
@@ -35,3 +38,49 @@ def lml_gradient(x, k, g):
 def _sigmoid(t):
     e = np.exp(-np.abs(t))
     return np.where(t >= 0, 1 / (1 + e), e / (1 + e))
+
+
+def cone_program(P, q, *blocks):
+    """Clarabel's solution of `min x'Px/2 + q'x  s.t.  b - A x in cone` for each block `(A, b, cone)`: x, and the
+    multipliers of each block."""
+    settings = clarabel.DefaultSettings()
+    settings.verbose = False
+    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-11
+    A = sp.vstack([sp.csr_matrix(A) for A, _, _ in blocks]).tocsc()
+    b, q = np.concatenate([np.ravel(b) for _, b, _ in blocks]), np.asarray(q, float)
+    P = sp.csc_matrix((q.size, q.size)) if P is None else sp.triu(sp.csc_matrix(P)).tocsc()
+    cones = [cone for _, _, each in blocks for cone in (each if isinstance(each, list) else [each])]
+    solution = clarabel.DefaultSolver(P, q, A, b, cones, settings).solve()
+    assert str(solution.status) in ("Solved", "AlmostSolved"), solution.status
+    sizes = np.cumsum([np.size(b) for _, b, _ in blocks])[:-1]
+    return np.asarray(solution.x), np.split(np.asarray(solution.z), sizes)
+
+
+def box_program(P, q, A, b, lower, upper):
+    """The same for `A x = b, lower <= x <= upper` with finite or infinite bounds: x, and the multipliers of A."""
+    n = len(q)
+    lower, upper = np.broadcast_to(lower, n), np.broadcast_to(upper, n)
+    low, high = np.isfinite(lower), np.isfinite(upper)
+    eye = sp.eye(n, format="csr")
+    x, (nu, _, _) = cone_program(
+        P,
+        q,
+        (A, b, clarabel.ZeroConeT(len(A) if isinstance(A, np.ndarray) else A.shape[0])),
+        (-eye[low], -lower[low], clarabel.NonnegativeConeT(int(low.sum()))),
+        (eye[high], upper[high], clarabel.NonnegativeConeT(int(high.sum()))),
+    )
+    return x, nu
+
+
+def value_and_jacobian(function, argnums=0):
+    """Both from one solve."""
+
+    def twice(*args):
+        value = function(*args)
+        return value, value
+
+    def both(*args):
+        jacobian, value = jax.jacobian(twice, argnums, has_aux=True)(*args)
+        return value, jacobian
+
+    return both

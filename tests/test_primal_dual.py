@@ -9,7 +9,8 @@ import scipy.sparse as sp
 from test_derivative import clarabel_qp, data, largest_array, problem_of
 
 import kkt_solvers as kkt
-import kkt_solvers._flatten
+from kkt_solvers import _flatten
+from kkt_solvers.solvers import default_solver
 
 PLAIN = kkt.PrimalDual(polish=False)
 
@@ -209,7 +210,7 @@ def test_an_affine_function_too_large_to_form(rng, x64, monkeypatch):
     n = 60
     q, b = rng.normal(size=n), blurred(rng.uniform(size=n), 0.0)
     A = jax.jacfwd(blurred)(jnp.zeros(n), 0.0)
-    monkeypatch.setattr(kkt_solvers._flatten, "_FORM_UP_TO", 0)
+    monkeypatch.setattr(_flatten, "_FORM_UP_TO", 0)
 
     def solved(q, b, P):
         return kkt.solve(kkt.Problem(kkt.Quadratic(P, q), blurred, kkt.Box(0.0, 2.0), args=(b,)))
@@ -248,3 +249,23 @@ def test_large_sparse_program(rng, x64):
     assert name(solution) == "SOLVED"
     np.testing.assert_allclose(solution.primal, y, atol=1e-4)
     np.testing.assert_allclose(solution.dual.equality, nu, atol=1e-4)
+
+
+def test_a_hessian_given_as_a_function(rng, x64):
+    # Small: its matrix is formed. Large: it is not, and the answer is that of the same matrix as a `LowRank`.
+    for n, form in ((30, kkt.InteriorPoint), (6000, kkt.PrimalDual)):
+        factor, q = jnp.asarray(rng.normal(size=(n, 3)) / np.sqrt(n)), jnp.asarray(rng.normal(size=n))
+
+        def primal(scale, n=n, factor=factor, q=q, low_rank=False):
+            V = scale * factor
+            P = kkt.LowRank(jnp.ones(n), V) if low_rank else lambda v: v + V @ (V.T @ v)
+            return kkt.solve(kkt.Problem(kkt.Quadratic(P, q), kkt.Sum(1.0), kkt.Box(0.0, 1.0))).primal
+
+        problem = kkt.Problem(kkt.Quadratic(lambda v: 2 * v, q), kkt.Sum(1.0), kkt.Box(0.0, 1.0))
+        assert isinstance(default_solver(_flatten.flatten(problem, None)[0]), form)
+        y, dy = jax.jvp(primal, (1.5,), (1.0,))
+        exact, d_exact = jax.jvp(lambda scale: primal(scale, low_rank=True), (1.5,), (1.0,))
+        np.testing.assert_allclose(y, exact, atol=1e-8)
+        np.testing.assert_allclose(dy, d_exact, atol=1e-8)
+    with pytest.raises(ValueError, match="P, a function, must return P v"):
+        kkt.solve(kkt.Problem(kkt.Quadratic(lambda v: v[:1], [1.0, 2.0])))

@@ -11,7 +11,6 @@ the active set, solved by numpy. Packages without a derivative have the forward 
 left out. Their tolerance is 1e-9, or their default where that is said.
 """
 
-import functools
 import time
 
 import jax
@@ -178,21 +177,39 @@ def compare(name, data, rng):
 
 
 def batch(count, rng):
-    """Forward and gradient of a batch under vmap."""
+    """Forward and gradient of a batch: under vmap, or one after the other where a package has no batches."""
     problems = [dense_qp(100, 20, rng) for _ in range(count)]
-    stacked = [jnp.stack([problem[i] for problem in problems]) for i in range(6)]
-    w = jnp.asarray(rng.normal(size=100))
+    P, q, A, b, lower, upper = (jnp.stack([problem[i] for problem in problems]) for i in range(6))
+    w = rng.normal(size=100)
 
-    def loss(q, P, A, b, lower, upper):
+    def our_loss(q, P, A, b, lower, upper):
         problem = kkt.Problem(kkt.Quadratic(P, q), kkt.Affine(A, b), kkt.Box(lower, upper))
         return jnp.vdot(w, kkt.solve(problem).primal)
 
-    P, q, A, b, lower, upper = stacked
-    gradient = jax.jit(jax.vmap(jax.grad(loss)))
-    call = functools.partial(gradient, q, P, A, b, lower, upper)
-    call()
-    median = 1e3 * np.median([seconds(call) for _ in range(5)])
-    print(f"{f'{count} dense, n=100':<22} | {'kkt_solvers':<15} | {'':9} | {median:9.2f} |")
+    gradient = jax.jit(jax.vmap(jax.grad(our_loss)))
+    calls = {"kkt_solvers": lambda: gradient(q, P, A, b, lower, upper)}
+    try:
+        pairs = [proxsuite(*problem, w) for problem in problems]
+        calls["proxsuite"] = lambda: [one() for _, one in pairs]
+    except ImportError:
+        pass
+    try:
+        import qpax as package
+
+        def their_loss(q, P, A, b, lower, upper):
+            G, h = jnp.concatenate([jnp.eye(100), -jnp.eye(100)]), jnp.concatenate([upper, -lower])
+            return jnp.vdot(w, package.solve_qp_primal(P, q, A, b, G, h))
+
+        their_gradient = jax.jit(jax.vmap(jax.grad(their_loss)))
+        calls["qpax (default)"] = lambda: their_gradient(q, P, A, b, lower, upper)
+    except ImportError:
+        pass
+    times = {solver: [] for solver in calls}
+    for turn in range(6):
+        for solver, call in calls.items():
+            times[solver].append(seconds(call)) if turn else call()
+    for solver, record in times.items():
+        print(f"{f'{count} dense, n=100':<22} | {solver:<15} | {'':9} | {1e3 * np.median(record):9.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 from jax.experimental.sparse import BCOO
 
-from kkt_solvers._objectives import Quadratic, Separable, as_separable
+from kkt_solvers._objectives import Quadratic, Separable, SymmetricMap, as_separable
 from kkt_solvers._problem import FlatProblem, Operator
 from kkt_solvers.solvers._adapters import Jaxopt, Scipy
 from kkt_solvers.solvers._base import Solver
@@ -48,7 +48,7 @@ def default_solver(problem: FlatProblem) -> Solver:
 
 def _is_large(problem: FlatProblem, P: Any) -> bool:
     """Whether a factorisation would take minutes, or the matrix of the equality is not even there."""
-    if isinstance(problem.equality, Operator):
+    if isinstance(problem.equality, Operator) or isinstance(P, SymmetricMap):
         return True
     entries = 0
     for matrix in (P, problem.equality.rows(problem.box.lower.size)):

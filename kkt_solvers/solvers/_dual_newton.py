@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers import _lapack as lapack
-from kkt_solvers._arrays import dense
+from kkt_solvers._arrays import dense, tree_where
 from kkt_solvers._conditions import certificate_of_infeasibility, default_tolerance, row_sizes
 from kkt_solvers._elementwise import minimise_elementwise, slope_of_minimiser
 from kkt_solvers._flatten import middle_of_box
@@ -142,7 +142,7 @@ def dual_newton(
         report(state.iterations + 1, objective(following.y), absolute(following))
         return _State(
             following,
-            _where(better, following, state.best),
+            tree_where(better, following, state.best),
             jnp.where(better, new, state.smallest),
             jnp.where(halved, new, state.mark),
             jnp.where(halved, 0, state.since + 1),
@@ -246,8 +246,8 @@ def _search(at: Any, now: _Point, d: jax.Array, fall: jax.Array, enough: jax.Arr
         q = jnp.vdot(point.slope, d)
         q = jnp.where(jnp.isfinite(q), q, jnp.inf)
         below = q <= 0
-        low, q_low, lowest = _where(below, (t, q, point), (line.low, line.q_low, line.lowest))
-        high, q_high, highest = _where(below, (line.high, line.q_high, line.highest), (t, q, point))
+        low, q_low, lowest = tree_where(below, (t, q, point), (line.low, line.q_low, line.lowest))
+        high, q_high, highest = tree_where(below, (line.high, line.q_high, line.highest), (t, q, point))
         proved = (high < jnp.inf) & (-low * q_low >= 2 * (high - low) * q_high)
         good = (residual(point) <= enough) | (below & (q >= -0.25 * fall))
         chosen = jnp.where(good, t, jnp.where(proved, high, 0.0))
@@ -263,11 +263,7 @@ def _search(at: Any, now: _Point, d: jax.Array, fall: jax.Array, enough: jax.Arr
     start = _Line(zero + 1, zero, -fall, infinite, infinite, now, now, zero, jnp.zeros((), jnp.int32))
     line = jax.lax.while_loop(unfinished, step, start)
     past = (line.chosen > 0) & (line.chosen == line.high)
-    return _where(past, (line.high, line.highest), (line.low, line.lowest))
-
-
-def _where(choice: jax.Array, this: Any, other: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(choice, a, b), this, other)
+    return tree_where(past, (line.high, line.highest), (line.low, line.lowest))
 
 
 def _start(objective: Separable, problem: FlatProblem, A: jax.Array, given: jax.Array | None, size: Any) -> jax.Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.experimental.sparse import BCOO
 
 from kkt_solvers._arrays import dense, largest_entries, scaled_matrix
-from kkt_solvers._objectives import LowRank, Quadratic
+from kkt_solvers._objectives import LowRank, Quadratic, SymmetricMap
 from kkt_solvers._problem import Affine, Box, FlatProblem
 
 _ROUNDS = 10
@@ -69,7 +69,7 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, sparse: bool) -> tupl
 
 def column_sizes(P: Any, d: jax.Array) -> jax.Array:
     """The largest absolute entry of each column of `diag(d) P diag(d)`, or a bound of it."""
-    if P is None:
+    if P is None or isinstance(P, SymmetricMap):  # whose entries are not to be seen
         return jnp.zeros_like(d)
     if isinstance(P, LowRank):  # positive semidefinite: |P_ij|^2 <= P_ii P_jj
         root = d * jnp.sqrt(jnp.abs(P.diagonal) + jnp.sum(P.factor**2, axis=1))
@@ -83,4 +83,6 @@ def scaled_hessian(P: Any, d: jax.Array, c: jax.Array) -> Any:
         return None
     if isinstance(P, LowRank):
         return LowRank(c * d * d * P.diagonal, jnp.sqrt(c) * d[:, None] * P.factor)
+    if isinstance(P, SymmetricMap):
+        return SymmetricMap(lambda v: c * d * (P @ (d * v)))
     return c * d * d * P if P.ndim == 1 else scaled_matrix(c * d, P, d)

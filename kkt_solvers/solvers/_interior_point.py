@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers import _lapack as lapack
-from kkt_solvers._arrays import dense
+from kkt_solvers._arrays import dense, tree_where
 from kkt_solvers._batches import in_any, one_by_one
 from kkt_solvers._conditions import (
     certificate_of_infeasibility,
@@ -22,30 +22,19 @@ from kkt_solvers._progress import report
 from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._equilibrate import Scales, equilibrated
+from kkt_solvers.solvers._line_search import TO_BOUNDARY, Iterate, backtracked
 from kkt_solvers.solvers._newton import factorised, is_convex, is_sparse, regularisation
 from kkt_solvers.solvers._polish import off_steep_bounds, polished
 
-_TO_BOUNDARY = 0.99  # the part of the way to the nearest bound that a step may go, at least
 _SHORT = 0.8  # steps below it are corrected, up to so many times
 _CORRECTORS = 3
-_BACKTRACKS = 30
-_CURVED = 10.0  # the logarithm of the largest part of a slack that a curved step may take
 _IDENTIFIED = 1e-5  # the residual at which the active set is tried
 _PATIENCE = 50  # iterations without progress
 _INFINITE = 1e15  # bounds beyond this are none
 
 
-class _Iterate(NamedTuple):
-    y: jax.Array
-    nu: jax.Array
-    below: jax.Array  # slacks y - l and u - y; one where there is no bound
-    above: jax.Array
-    zl: jax.Array
-    zu: jax.Array
-
-
 class _State(NamedTuple):
-    now: _Iterate
+    now: Iterate
     best: tuple[jax.Array, Dual]  # in the terms of the problem that is not scaled
     smallest: jax.Array  # its largest KKT residual
     identified: jax.Array  # whether its active set has been solved for
@@ -97,7 +86,7 @@ class InteriorPoint(Solver):
         tol = default_tolerance(init.dtype) if self.tol is None else self.tol
         scaled, scales = equilibrated(problem, init, sparse=is_sparse(problem))
 
-        def measured(point: _Iterate) -> tuple[tuple[jax.Array, Dual], jax.Array]:
+        def measured(point: Iterate) -> tuple[tuple[jax.Array, Dual], jax.Array]:
             found = _unscaled(problem, scales, point)
             largest = residuals(problem, *found).largest
             return found, jnp.where(jnp.isfinite(largest), largest, jnp.inf)
@@ -125,7 +114,7 @@ class InteriorPoint(Solver):
 
 
 # ------------------------------------------------------------------------------------------- the scales
-def _unscaled(problem: FlatProblem, scales: Scales, point: _Iterate) -> tuple[jax.Array, Dual]:
+def _unscaled(problem: FlatProblem, scales: Scales, point: Iterate) -> tuple[jax.Array, Dual]:
     """The point in the terms of the problem.
 
     The multiplier of a fixed variable, and that of a steep bound beside y, takes up what is left of the slope.
@@ -170,7 +159,7 @@ def _last_ray(problem: FlatProblem, nu: jax.Array, claim: jax.Array, solved: jax
 
 
 # --------------------------------------------------------------------------------------------- the method
-def _start_inside(problem: FlatProblem, init: jax.Array, has: Any) -> _Iterate:
+def _start_inside(problem: FlatProblem, init: jax.Array, has: Any) -> Iterate:
     """Strictly inside the box; where `init` is not, a tenth of its width or a unit away from the bound."""
     lower, upper = problem.box.lower, problem.box.upper
     has_lower, has_upper = has
@@ -183,10 +172,10 @@ def _start_inside(problem: FlatProblem, init: jax.Array, has: Any) -> _Iterate:
     below, above = jnp.where(has_lower, y - lower, 1.0), jnp.where(has_upper, upper - y, 1.0)
     zl = jnp.where(has_lower, size / jnp.maximum(below, 0.1), 0.0)
     zu = jnp.where(has_upper, size / jnp.maximum(above, 0.1), 0.0)
-    return _Iterate(y, jnp.zeros_like(problem.equality.target).ravel(), below, above, zl, zu)
+    return Iterate(y, jnp.zeros_like(problem.equality.target).ravel(), below, above, zl, zu)
 
 
-def _start_quadratic(problem: FlatProblem, has: Any, moves: jax.Array) -> _Iterate:
+def _start_quadratic(problem: FlatProblem, has: Any, moves: jax.Array) -> Iterate:
     """Mehrotra's: the least-squares point of the equality, its slacks and multipliers shifted to be positive."""
     lower, upper = problem.box.lower, problem.box.upper
     objective, equality = problem.objective, problem.equality
@@ -211,7 +200,7 @@ def _start_quadratic(problem: FlatProblem, has: Any, moves: jax.Array) -> _Itera
     product = total(below * zl, above * zu)
     more_s = jnp.clip(0.5 * product / jnp.maximum(total(zl, zu), 1e-10), 1e-2, 1e10)
     more_z = jnp.clip(0.5 * product / jnp.maximum(total(below, above), 1e-10), 1e-2, 1e10)
-    return _Iterate(
+    return Iterate(
         y,
         nu,
         jnp.where(has[0], below + more_s, 1.0),
@@ -242,24 +231,24 @@ def _iterate(
     has_bounds, count = bounds > 0, jnp.maximum(bounds, 1).astype(dtype)
     target = equality.target
 
-    def conditions(p: _Iterate) -> tuple[jax.Array, jax.Array]:
+    def conditions(p: Iterate) -> tuple[jax.Array, jax.Array]:
         slope = objective.gradient(p.y) + equality.adjoint(p.nu.reshape(target.shape)) - p.zl + p.zu
         return moves * slope, jnp.ravel(equality.product(p.y) - target)
 
-    def gap(p: _Iterate) -> jax.Array:
+    def gap(p: Iterate) -> jax.Array:
         return (jnp.vdot(p.below, p.zl) + jnp.vdot(p.above, p.zu)) / count
 
-    def direction(p: _Iterate, solve: Any, rd: Any, rp: Any, low: Any, high: Any, part: float = 1.0) -> _Iterate:
+    def direction(p: Iterate, solve: Any, rd: Any, rp: Any, low: Any, high: Any, part: float = 1.0) -> Iterate:
         # zl dbelow + below dzl = low and zu dabove + above dzu = high, with dbelow = dy + rl and dabove = ru - dy:
         # the slacks need not be those of y before the end.
         rl, ru = jnp.where(has[0], p.y - lower - p.below, 0.0), jnp.where(has[1], upper - p.y - p.above, 0.0)
         rl, ru = part * rl, part * ru  # none of it for a corrector, whose rd and rp are zero too
         dy, dnu = solve(-rd + (low - p.zl * rl) / p.below - (high - p.zu * ru) / p.above, -rp)
         dl, du = jnp.where(has[0], dy + rl, 0.0), jnp.where(has[1], ru - dy, 0.0)
-        return _Iterate(dy, dnu, dl, du, (low - p.zl * dl) / p.below, (high - p.zu * du) / p.above)
+        return Iterate(dy, dnu, dl, du, (low - p.zl * dl) / p.below, (high - p.zu * du) / p.above)
 
-    def advance(p: _Iterate, d: _Iterate, primal: jax.Array, dual: jax.Array, *, clip: bool = True) -> _Iterate:
-        a = _Iterate(primal, dual, primal, primal, dual, dual)
+    def advance(p: Iterate, d: Iterate, primal: jax.Array, dual: jax.Array, *, clip: bool = True) -> Iterate:
+        a = Iterate(primal, dual, primal, primal, dual, dual)
         q = jax.tree.map(lambda value, step, size: value + size * step, p, d, a)
         if not clip:
             return q
@@ -269,15 +258,15 @@ def _iterate(
             above=jnp.where(has[1], jnp.maximum(q.above, tiny), 1.0),
         )
 
-    def longest(p: _Iterate, d: _Iterate) -> tuple[jax.Array, jax.Array]:
+    def longest(p: Iterate, d: Iterate) -> tuple[jax.Array, jax.Array]:
         primal = jnp.minimum(_longest(p.below, d.below), _longest(p.above, d.above))
         dual = jnp.minimum(_longest(p.zl, d.zl), _longest(p.zu, d.zu))
         both = jnp.minimum(primal, dual)
         return (primal, dual) if linear else (both, both)
 
     def corrected(
-        p: _Iterate, solve: Any, d: _Iterate, ap: jax.Array, ad: jax.Array, centre: jax.Array
-    ) -> tuple[_Iterate, jax.Array, jax.Array]:
+        p: Iterate, solve: Any, d: Iterate, ap: jax.Array, ad: jax.Array, centre: jax.Array
+    ) -> tuple[Iterate, jax.Array, jax.Array]:
         """While the step is short: aim at a longer one, and bring the products that are far from `centre` there nearer
         to it. One more solve with the same factor each."""
 
@@ -295,7 +284,7 @@ def _iterate(
             new_ap, new_ad = longest(p, new)
             better = new_ap + new_ad >= ap + ad + 0.02
             return (
-                *jax.tree.map(lambda a, b: jnp.where(better, a, b), (new, new_ap, new_ad), (d, ap, ad)),
+                *tree_where(better, (new, new_ap, new_ad), (d, ap, ad)),
                 tries + 1,
                 better,
             )
@@ -326,10 +315,10 @@ def _iterate(
         d = direction(p, solve, rd, rp, low, high)
         if quadratic:
             d, ap, ad = corrected(p, solve, d, *longest(p, d), centre)
-            keep = jnp.clip(1 - mu, _TO_BOUNDARY, 1.0 - 1e-6)
+            keep = jnp.clip(1 - mu, TO_BOUNDARY, 1.0 - 1e-6)
             following = advance(p, d, keep * ap, keep * ad)
         else:
-            following = backtracked(p, d, centre)
+            following = backtracked(problem, has, conditions, p, d, centre)
 
         found, largest = measured(following)
         finite = jnp.all(jnp.isfinite(following.y)) & jnp.isfinite(largest)
@@ -345,8 +334,8 @@ def _iterate(
             claim = jnp.where(unbounded, Status.DUAL_INFEASIBLE, claim)
             proof = proof._replace(y=jnp.where(unbounded, ray, proof.y))
         following_state = _State(
-            jax.tree.map(lambda a, b: jnp.where(finite, a, b), proof, p),
-            jax.tree.map(lambda a, b: jnp.where(better, a, b), found, state.best),
+            tree_where(finite, proof, p),
+            tree_where(better, found, state.best),
             jnp.where(better, largest, state.smallest),
             state.identified,
             jnp.where(progress, largest, state.mark),
@@ -362,63 +351,8 @@ def _iterate(
         best, smallest = jax.lax.cond(
             in_any(due), lambda: exact(state.best, state.smallest), lambda: (state.best, state.smallest)
         )
-        best, smallest = jax.tree.map(lambda a, b: jnp.where(due, a, b), (best, smallest), (state.best, state.smallest))
+        best, smallest = tree_where(due, (best, smallest), (state.best, state.smallest))
         return state._replace(best=best, smallest=smallest, identified=state.identified | due)
-
-    def moved(p: _Iterate, d: _Iterate, size: jax.Array, curved: jax.Array) -> _Iterate:
-        """A part of the step, in which every slack for itself keeps a hundredth of what it has: no coordinate is to
-        wait for another that overshoots.
-
-        A curved step multiplies a slack s by exp(ds / s) where it shrinks: to first order the same, and where the
-        slope of the objective is a logarithm of the slack exactly what the Newton step means.
-        """
-
-        def shorter(slack: jax.Array, step: jax.Array) -> jax.Array:
-            part = size * step / slack
-            bent = jnp.exp(jnp.maximum(part, -_CURVED))
-            straight = jnp.maximum(1 + part, 1 - _TO_BOUNDARY)
-            return slack * jnp.where(curved & (part < 0), bent, straight)
-
-        below, above = shorter(p.below, d.below), shorter(p.above, d.above)
-        near_lower = has[0] & (~has[1] | (p.below <= p.above))
-        near_upper = has[1] & ~near_lower
-        y = p.y + size * d.y
-        y = jnp.where(near_lower & (below != p.below + size * d.below), lower + below, y)
-        y = jnp.where(near_upper & (above != p.above + size * d.above), upper - above, y)
-        below = jnp.where(has[0], jnp.where(near_upper, upper - lower - above, below), 1.0)
-        above = jnp.where(has[1], jnp.where(near_lower, upper - lower - below, above), 1.0)
-
-        def followed(z: jax.Array, dz: jax.Array, slack: jax.Array, step: jax.Array) -> jax.Array:
-            # As if the slack had gone to zero and not beyond: the step of the multiplier counts on where it goes.
-            beyond = jnp.minimum(1 + size * step / slack, 0.0)
-            return jnp.maximum(z + size * dz + z * beyond, (1 - _TO_BOUNDARY) * z)
-
-        zl, zu = followed(p.zl, d.zl, p.below, d.below), followed(p.zu, d.zu, p.above, d.above)
-        return _Iterate(y, p.nu + size * d.nu, below, above, zl, zu)
-
-    def backtracked(p: _Iterate, d: _Iterate, centre: jax.Array) -> _Iterate:
-        # A slope counts as much as the coordinate can move: so all parts are of the size of the objective.
-        room = jnp.minimum(jnp.minimum(p.below, p.above), 1.0)
-
-        def merit(q: _Iterate) -> jax.Array:
-            rd, rp = conditions(q)
-            rd = room * rd
-            low = jnp.where(has[0], q.below * q.zl - centre, 0.0)
-            high = jnp.where(has[1], q.above * q.zu - centre, 0.0)
-            return jnp.sqrt(sum(jnp.vdot(part, part) for part in (rd, rp, low, high)))
-
-        before, whole = merit(p), jnp.ones((), dtype)
-        floor = 10 * eps * (1 + jnp.max(jnp.abs(target), initial=0))  # below it the merit is rounding
-        curved = merit(moved(p, d, whole, jnp.ones((), bool))) < merit(moved(p, d, whole, jnp.zeros((), bool)))
-
-        def too_long(state: Any) -> jax.Array:
-            size, tries = state
-            after = merit(moved(p, d, size, curved))
-            return ~(after <= jnp.maximum((1 - 0.01 * size) * before * (1 + 10 * eps), floor)) & (tries < _BACKTRACKS)
-
-        start = whole, jnp.zeros((), jnp.int32)
-        size, _ = jax.lax.while_loop(too_long, lambda s: (0.5 * s[0], s[1] + 1), start)
-        return moved(p, d, size, curved)
 
     # Where the slope is a logarithm a coordinate may have far to go to its tiny value.
     exhausted = eps * eps if quadratic else float(jnp.finfo(dtype).tiny) ** 0.5

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from kkt_solvers._arrays import tree_where
 from kkt_solvers._conditions import bound_multipliers, held_by, residuals
 from kkt_solvers._linear import choose
 from kkt_solvers._objectives import Quadratic
@@ -25,7 +26,7 @@ def polished(problem: FlatProblem, y: jax.Array, dual: Dual, smallest: jax.Array
     new_dual = Dual(nu + dnu, *bound_multipliers(problem, candidate, nu + dnu))
     largest = residuals(problem, candidate, new_dual).largest
     better = largest <= smallest
-    chosen = jax.tree.map(lambda a, b: jnp.where(better, a, b), (candidate, new_dual), (y, dual))
+    chosen = tree_where(better, (candidate, new_dual), (y, dual))
     return *chosen, jnp.where(better, largest, smallest)
 
 
