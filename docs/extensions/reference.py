@@ -107,17 +107,26 @@ def _page(app, module, names):
     return "\n".join(lines)
 
 
-def check(app, env):
-    """Every public name has a docstring and an entry."""
-    documented = env.domaindata["py"]["objects"]
-    for names in app.reference_entries.values():
+def undocumented(pages):
+    """The names without a docstring of their own."""
+    found = []
+    for names in pages.values():
         for full, value in names.items():
             own = vars(value).get("__doc__") if inspect.isclass(value) else getattr(value, "__doc__", None)
             generated = inspect.isclass(value) and (own or "").startswith(f"{value.__name__}(")  # by dataclass
             if not own or generated:
-                log.warning("public name without a docstring: %s", full)
-            if full not in documented:
-                log.warning("public name without an entry in the reference: %s", full)
+                found.append(full)
+    return found
+
+
+def check(app, env):
+    """Every public name has a docstring and an entry."""
+    for full in undocumented(app.reference_entries):
+        log.warning("public name without a docstring: %s", full)
+    documented = env.domaindata["py"]["objects"]
+    for names in app.reference_entries.values():
+        for full in names.keys() - documented.keys():
+            log.warning("public name without an entry in the reference: %s", full)
 
 
 # -------------------------------------------------------------------------- Markdown to reStructuredText
