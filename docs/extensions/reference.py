@@ -16,7 +16,7 @@ from pathlib import Path
 from sphinx.util import logging
 
 log = logging.getLogger(__name__)
-PACKAGE = "kkt_solvers"
+PACKAGE, GALLERY = "kkt_solvers", "kkt_solvers.problems"
 KEY = re.compile(r"\[([a-z]+\d{4})\]")
 
 
@@ -45,19 +45,20 @@ def public_names(module):
 
 
 def entries():
-    """`{module name: {full name: object}}`: every object once, under the shortest name, on its own module's page."""
+    """`{module name: {full name: object}}`: every object once, under the shortest name, on the page of its own module.
+
+    What lies in a file of the gallery is on the gallery's page, also what is not handed on from there.
+    """
     modules = sorted(public_modules(), key=lambda module: module.__name__.count("."))
     shortest, pages = {}, {}
     for module in modules:
         for name in public_names(module):
             value = getattr(module, name)
-            shortest.setdefault(id(value), f"{module.__name__}.{name}")
-            if module.__name__ != f"{PACKAGE}.problems" and shortest[id(value)].startswith(f"{PACKAGE}.problems"):
-                if shortest[id(value)] != f"{module.__name__}.{name}":
-                    continue  # a file of the gallery: its names are on the page of the package
-            elif module.__name__ != PACKAGE:  # imported higher up for convenience: it stays with its kin
-                pages.get(PACKAGE, {}).pop(shortest[id(value)], None)
-            pages.setdefault(module.__name__, {})[shortest[id(value)]] = value
+            full = shortest.setdefault(id(value), f"{module.__name__}.{name}")
+            page = GALLERY if module.__name__.startswith(GALLERY) else module.__name__
+            if page != PACKAGE:  # imported higher up for convenience: it stays with its kin
+                pages.get(PACKAGE, {}).pop(full, None)
+            pages.setdefault(page, {})[full] = value
     return {module: names for module, names in pages.items() if names}
 
 
@@ -91,20 +92,30 @@ def _index(modules):
 
 
 def _page(app, module, names):
-    lines = [module, "=" * len(module), "", f".. automodule:: {module}", "   :no-index:", ""]
-    lines += [".. list-table::", "   :widths: 30 70", ""]
+    lines = [*_head(module, "="), ".. list-table::", "   :widths: 30 70", ""]
     for full, value in names.items():
         first = " ".join((inspect.getdoc(value) or "").partition("\n\n")[0].split())
         lines += [f"   * - :py:obj:`{full.rpartition('.')[2]} <{full}>`", f"     - {_inline(app, full, first)}"]
     lines += [""]
-    for full, value in names.items():
-        kind = "autoclass" if inspect.isclass(value) else "autofunction" if callable(value) else "autodata"
-        lines += [f".. {kind}:: {full}"]
-        if kind == "autoclass":
-            lines += ["   :members:"]
-            lines += ["   :undoc-members:"] * issubclass(value, enum.Enum)
-        lines += [""]
+    files = sorted({value.__module__ for value in names.values()}) if module == GALLERY else [None]
+    for file in files:
+        if file is not None:
+            lines += _head(file, "-")
+        for full, value in names.items():
+            if file in (None, value.__module__):
+                lines += _entry(full, value)
     return "\n".join(lines)
+
+
+def _head(module, underline):
+    return [module, underline * len(module), "", f".. automodule:: {module}", "   :no-index:", ""]
+
+
+def _entry(full, value):
+    if not inspect.isclass(value):
+        return [f".. {'autofunction' if callable(value) else 'autodata'}:: {full}", ""]
+    members = ["   :members:", *["   :undoc-members:"] * issubclass(value, enum.Enum)]
+    return [f".. autoclass:: {full}", *members, ""]
 
 
 def undocumented(pages):
