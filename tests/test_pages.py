@@ -22,6 +22,13 @@ def test_python_blocks(page):
             exec(compile(code, str(page), "exec"), names)
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent == Path()], ids=str)
+def test_links_to_files(page):
+    text = BLOCK.sub("", (ROOT / page).read_text())
+    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
+    assert [target for target in targets if target and not (ROOT / target).exists()] == []
+
+
 def test_the_readme_has_two_commands():
     commands = [code for language, code in BLOCK.findall((ROOT / "README.md").read_text()) if language == "sh"]
     assert [command.rstrip().rpartition("&& ")[2] for command in commands] == [

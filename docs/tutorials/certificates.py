@@ -33,10 +33,11 @@ solvers = {
 
 # %%
 # ``progress`` takes a function that is called in each iteration. ``kkt.plot.History`` is one that remembers.
+solutions = {}
 figure, ax = plt.subplots(figsize=(8, 4), layout="constrained")
 for name, solver in solvers.items():
     history = kkt.plot.History()
-    solution = kkt.solve(problem, solver=solver, progress=history)
+    solution = solutions[name] = kkt.solve(problem, solver=solver, progress=history)
     kkt.plot.convergence(history, ax, label=name)
     print(f"{name:30} {kkt.Status(int(solution.status)).name:15} {float(solution.residuals.largest):.1e}")
 ax.axhline(1e-8, color="#888888", linestyle="--", label="tolerance in float64")
@@ -49,14 +50,13 @@ plt.show()
 # ----------
 # ``solution.residuals`` holds five numbers, all relative: how far the point is from stationary, from the equality, from
 # the box, from complementarity, and the duality gap. ``SOLVED`` means that all five are below the tolerance.
-solution = kkt.solve(problem)
-for name, value in vars(solution.residuals).items():
+for name, value in vars(solutions["PrimalDual"].residuals).items():
     print(f"{name:16} {float(value):.1e}")
 
 # %%
 # The last solver above was stopped early. Its status is ``MAX_ITERATIONS``, and it says what may help.
 try:
-    kkt.solve(problem, solver=kkt.MirrorDescent(max_iterations=60)).raise_if_failed()
+    solutions["MirrorDescent, 60 steps"].raise_if_failed()
 except RuntimeError as error:
     print(error)
 

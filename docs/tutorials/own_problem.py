@@ -99,7 +99,7 @@ figure, ax = plt.subplots(figsize=(7, 3), layout="constrained")
 ax.bar(hours, moves, color=np.where(moves < 0, "#d95f02", "#1b6ca8"))
 ax.axhline(0, color="#888888", linewidth=1)
 ax.set_xlabel("hour")
-ax.set_ylabel("kWh moved, by unit of the price at hour 24")
+ax.set_ylabel("kWh per unit of price")
 plt.show()
 
 # %%
