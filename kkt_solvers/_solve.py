@@ -121,7 +121,9 @@ def _checked(linear: Any) -> KKTSystem | None:
     return linear
 
 
-@functools.partial(jax.jit, static_argnames=("solver", "linear", "listener"))
+# Inlined into a program that solves twice, once with the derivative: XLA (jax 0.10.2) may lose the type of LAPACK calls
+# inside functions that differ by so little, and then fails with "No registered implementation for untyped custom call".
+@functools.partial(jax.jit, static_argnames=("solver", "linear", "listener"), inline=True)
 def _solve(
     problem: Problem, init: Any, dual: Dual | None, solver: Any, linear: KKTSystem | None, listener: Listener | None
 ) -> Solution:
@@ -138,7 +140,7 @@ def _solve(
     return unflatten(_finish(flat, stopped, primal, dual, iterations, converged, tol, linear))
 
 
-@functools.partial(jax.jit, static_argnames=("tol", "check", "linear"))
+@functools.partial(jax.jit, static_argnames=("tol", "check", "linear"), inline=True)
 def _differentiable(
     problem: Problem, primal: Any, dual: Dual | None, tol: float | None, check: bool, linear: KKTSystem | None
 ) -> Solution:
