@@ -10,6 +10,7 @@
 Nothing here knows which solver found the point.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -58,6 +59,8 @@ def _separable_bound_multipliers(problem: FlatProblem, y: jax.Array, nu: Any) ->
     so that no infinity meets a zero cotangent on the way back.
     """
     objective, (lower, upper) = problem.objective, (problem.box.lower, problem.box.upper)
+    if isinstance(objective, Separable) and objective.steep:
+        return jnp.zeros_like(y), jnp.zeros_like(y)
     shift = adjoint(problem, nu)
     tiny = jnp.finfo(y.dtype).tiny
     eps = jnp.finfo(y.dtype).eps
@@ -148,8 +151,10 @@ def complete_dual(problem: FlatProblem, y: jax.Array, dual: Dual | None) -> Dual
 # -------------------------------------------------------------------------------------------- residuals
 def _norm(*vectors: jax.Array) -> jax.Array:
     """The largest absolute entry."""
-    parts = [jnp.max(jnp.abs(v), initial=0) for v in vectors]
-    return jnp.max(jnp.stack(parts))
+    vectors = [jnp.ravel(v) for v in vectors]
+    if len({v.shape for v in vectors}) == 1:  # one pass
+        return jnp.max(functools.reduce(jnp.maximum, map(jnp.abs, vectors)), initial=0)
+    return jnp.max(jnp.stack([jnp.max(jnp.abs(v), initial=0) for v in vectors]))
 
 
 def _violation(amount: jax.Array, bound: jax.Array) -> jax.Array:
@@ -183,8 +188,11 @@ def residuals(problem: FlatProblem, y: jax.Array, dual: Dual) -> Residuals:
     negative = _norm(jnp.minimum(dual.lower, 0), jnp.minimum(dual.upper, 0))
     value = objective(y)
     size = 1 + jnp.abs(jnp.where(jnp.isfinite(value), value, 0))
-    complementarity = sum(jnp.sum(jnp.abs(product)) for product in products) / size
-    return Residuals(stationarity, equality, outside, jnp.maximum(complementarity, negative), gap / size)
+    complementarity = sum(jnp.sum(jnp.abs(product)) for product in products)
+    # Where they are zero by construction XLA then has no use for the value.
+    complementarity = jnp.where(complementarity == 0, 0, complementarity / size)
+    gap = gap if isinstance(objective, Separable) else gap / size
+    return Residuals(stationarity, equality, outside, jnp.maximum(complementarity, negative), gap)
 
 
 def _absolute(tree: Any) -> Any:
@@ -305,7 +313,7 @@ def certify(
     if claim.dtype == bool:
         claim = jnp.where(claim, Status.SOLVED, Status.MAX_ITERATIONS)
     largest = measured.largest
-    finite = jnp.all(jnp.isfinite(y)) & jnp.isfinite(largest)
+    finite = jnp.isfinite(_norm(y)) & jnp.isfinite(largest)
     refuted = (claim == Status.SOLVED) & (largest > tolerance**0.5)
     unsolved = jnp.where(refuted | (claim == Status.NUMERICAL_ERROR), Status.NUMERICAL_ERROR, Status.MAX_ITERATIONS)
     status = jnp.where(largest <= tolerance, Status.SOLVED, unsolved)

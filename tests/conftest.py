@@ -1,5 +1,15 @@
 """Fixtures for every test; doctests and pages run in float32, as a newcomer's session does."""
 
+import os
+from importlib.metadata import version
+
+# Most of the suite's time is compile time, and most of that goes into machine code that runs once. The program that
+# XLA compiles stays the same. With KKT_OPTIMISED=1 in the environment it is compiled as for a user, six times slower.
+if not os.environ.get("KKT_OPTIMISED"):
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    if version("jaxlib").startswith("0.10."):  # a flag that another version does not know would end the process
+        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+
 import jax
 import numpy as np
 import pytest
