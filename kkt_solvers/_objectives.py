@@ -128,9 +128,7 @@ class Separable:
     complement: Callable[..., jax.Array] | None
     log_slope: Callable[..., jax.Array] | None
 
-    def __init__(
-        self, phi: Any, theta: Any = (), minimiser: Any = None, complement: Any = None, log_slope: Any = None
-    ):
+    def __init__(self, phi: Any, theta: Any = (), minimiser: Any = None, complement: Any = None, log_slope: Any = None):
         functions = {"phi": phi, "minimiser": minimiser, "complement": complement, "log_slope": log_slope}
         for name, function in functions.items():
             if not callable(function) and (name == "phi" or function is not None):

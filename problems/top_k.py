@@ -39,9 +39,7 @@ def hard_top_k(x: Any, k: int, *, axis: int = -1, where: Any = None) -> jax.Arra
     return jnp.moveaxis(ones.reshape(scores.shape), -1, axis)
 
 
-def straight_through_top_k(
-    x: Any, k: int, *, axis: int = -1, where: Any = None, temperature: Any = 1.0
-) -> jax.Array:
+def straight_through_top_k(x: Any, k: int, *, axis: int = -1, where: Any = None, temperature: Any = 1.0) -> jax.Array:
     """`hard_top_k(x, k)` with the derivative of `lml(x, k, temperature=temperature)`.
 
     >>> from kkt_solvers.problems import lml, straight_through_top_k

@@ -24,10 +24,11 @@ from kkt_solvers._elementwise import slope_of_minimiser
 from kkt_solvers._objectives import Separable
 from kkt_solvers._solution import Status
 
-_WIDE = 40.0  # of a bracket, in the scale of w, for the step function to be looked at first
+_WIDE = 20.0  # of a bracket, in the scale of w, for the step function to be looked at first
 _NARROW = 4.0
 _BISECTIONS = 200
 _SAMPLE = 512
+_SUMS = 3
 
 
 class Row(NamedTuple):
@@ -144,8 +145,8 @@ def step_root(
     wanted: jax.Array,
     width: jax.Array,
 ) -> jax.Array:
-    """Where the step function `sum of heights of the steps below s` passes `total`: to within `width`, or the middle
-    of a gap on which it is equal to it. `start` where it is not `wanted`."""
+    """Where the step function `sum of heights of the steps below s` passes `total`: the step, if that is found to
+    within `width`, or the middle of the gap on which it is equal to it. `start` where it is not `wanted`."""
 
     def unfinished(state: tuple[jax.Array, ...]) -> jax.Array:
         *_, done, iterations = state
@@ -161,15 +162,16 @@ def step_root(
 
     middle = 0.5 * low + 0.5 * high
     state = low, high, jnp.where(wanted, middle, start), ~wanted, jnp.zeros((), jnp.int32)
-    low, high, s, done, _ = jax.lax.while_loop(unfinished, halve, state)
+    low, _, s, _, _ = jax.lax.while_loop(unfinished, halve, state)
 
-    def centred() -> jax.Array:
+    def snapped() -> jax.Array:
+        on_gap = block_sum(jnp.where(steps < s, heights, 0)) == total
         below = jnp.max(jnp.where(steps < s, steps, -jnp.inf))
-        above = jnp.min(jnp.where(steps < s, jnp.inf, steps))
-        return jnp.where(jnp.isfinite(below) & jnp.isfinite(above), 0.5 * below + 0.5 * above, s)
+        above = jnp.min(jnp.where(steps < jnp.where(on_gap, s, low), jnp.inf, steps))
+        at = jnp.where(on_gap & jnp.isfinite(below), 0.5 * below + 0.5 * above, above)
+        return jnp.where(jnp.isfinite(at), at, s)
 
-    on_gap = wanted & done & (high - low > width)
-    return jnp.where(on_gap, jax.lax.cond(in_any(on_gap), centred, lambda: s), s)
+    return jnp.where(wanted, jax.lax.cond(in_any(wanted), snapped, lambda: s), start)
 
 
 def _interpolate(row: Row, s: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array, int]:
@@ -179,7 +181,7 @@ def _interpolate(row: Row, s: jax.Array, scale: jax.Array) -> tuple[jax.Array, j
     is large enough for that not to matter, and where interpolation of one order less says the same.
     """
     eps = jnp.finfo(s.dtype).eps
-    sweeps = 3 if eps > 1e-10 else 4
+    sweeps = _SUMS
     points: list[jax.Array] = []
     values: list[jax.Array] = []
     residuals: list[jax.Array] = []
@@ -254,9 +256,10 @@ def _newton(
         move = jnp.where(both, -(jnp.log(E) - jnp.log(D)) / (E_slope / E + D_slope / D), plain)
         low, high = jnp.where(residual <= 0, s, state.low), jnp.where(residual >= 0, s, state.high)
         newton = s + move
-        inside = (newton >= low) & (newton <= high)
+        rounding = 8 * eps * jnp.maximum(jnp.abs(s), 1 / scale)  # by which E - D and log(E / D) may disagree
+        inside = (newton >= low - rounding) & (newton <= high + rounding)
         slow = 2 * jnp.abs(move) > state.before
-        following = jnp.where(inside & ~slow, newton, 0.5 * (low + high))
+        following = jnp.where(inside & ~slow, jnp.clip(newton, low, high), 0.5 * (low + high))
         converged = both & inside & (2 * (scale * move) ** 2 <= eps)
         # Where s or the scores are large it is their rounding that ends the search.
         settled = converged | (jnp.abs(move) <= 2 * eps * jnp.abs(s))
