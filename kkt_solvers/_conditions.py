@@ -151,10 +151,10 @@ def complete_dual(problem: FlatProblem, y: jax.Array, dual: Dual | None) -> Dual
 # -------------------------------------------------------------------------------------------- residuals
 def _norm(*vectors: jax.Array) -> jax.Array:
     """The largest absolute entry."""
-    vectors = [jnp.ravel(v) for v in vectors]
-    if len({v.shape for v in vectors}) == 1:  # one pass
-        return jnp.max(functools.reduce(jnp.maximum, map(jnp.abs, vectors)), initial=0)
-    return jnp.max(jnp.stack([jnp.max(jnp.abs(v), initial=0) for v in vectors]))
+    parts = [jnp.abs(jnp.ravel(v)) for v in vectors]
+    if len({part.shape for part in parts}) == 1:  # one pass
+        return jnp.max(functools.reduce(jnp.maximum, parts), initial=0)
+    return jnp.max(jnp.stack([jnp.max(part, initial=0) for part in parts]))
 
 
 def _violation(amount: jax.Array, bound: jax.Array) -> jax.Array:
