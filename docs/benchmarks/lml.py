@@ -10,7 +10,7 @@ All in float32, on normally distributed scores. Beside `lml` stand
 |---|---|
 | bisection | 26 halvings of a bracket that holds the root; the gradient in closed form |
 | jaxopt | `jaxopt.Bisection` with that bracket, through `DualBisection(accelerate=False)` |
-| box_section | `jaxopt.projection.projection_box_section`: the Euclidean projection onto the same set, forward and backward |
+| box_section | `jaxopt.projection.projection_box_section`: the Euclidean projection onto the same set |
 | entmax | `entmax.budget_bisect` of PyTorch, where entmax is installed; forward and backward |
 | torch | `torch.softmax`, where PyTorch is installed |
 
