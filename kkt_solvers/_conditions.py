@@ -165,8 +165,25 @@ def _masked(multiplier: jax.Array, slack: jax.Array) -> jax.Array:
     return jnp.where(multiplier == 0, 0, multiplier * slack)
 
 
+def _steep_residuals(problem: FlatProblem, y: jax.Array, nu: jax.Array) -> Residuals:
+    """Those of a steep objective, whose bounds have no multipliers: few passes, and no value of the objective."""
+    box, zero = problem.box, jnp.zeros((), y.dtype)
+    stationarity = _norm((y - lagrangian_minimiser(problem, nu)) / (1 + jnp.abs(y)))
+    outside = jnp.max(jnp.maximum(box.lower - y, y - box.upper), initial=0)
+    return Residuals(stationarity, _equality_residual(problem, y), outside, zero, zero)
+
+
+def _equality_residual(problem: FlatProblem, y: jax.Array) -> jax.Array:
+    # |A| |y| is the size of the terms that cancel in A y - b.
+    target = problem.equality.target
+    size = jnp.maximum(_norm(target), _norm(_terms(problem.equality, y)))
+    return _norm(problem.equality.product(y) - target) / (1 + size)
+
+
 def residuals(problem: FlatProblem, y: jax.Array, dual: Dual) -> Residuals:
     """See `Residuals` for the norms."""
+    if dual.lower is None:
+        return _steep_residuals(problem, y, dual.equality)
     box, objective = problem.box, problem.objective
     target = problem.equality.target
     products = _masked(dual.lower, y - box.lower), _masked(dual.upper, box.upper - y)
@@ -181,18 +198,13 @@ def residuals(problem: FlatProblem, y: jax.Array, dual: Dual) -> Residuals:
         # The same number as in `Residuals`, in a form that does not cancel.
         gap = jnp.vdot(rest, y) - jnp.vdot(dual.equality, problem.equality.product(y) - target)
         gap = jnp.abs(gap + sum(jnp.sum(product) for product in products))
-    # |A| |y| is the size of the terms that cancel in A y - b.
-    size = jnp.maximum(_norm(target), _norm(_terms(problem.equality, y)))
-    equality = _norm(problem.equality.product(y) - target) / (1 + size)
+    equality = _equality_residual(problem, y)
     outside = _norm(_violation(box.lower - y, box.lower), _violation(y - box.upper, box.upper))
     negative = _norm(jnp.minimum(dual.lower, 0), jnp.minimum(dual.upper, 0))
     value = objective(y)
     size = 1 + jnp.abs(jnp.where(jnp.isfinite(value), value, 0))
-    complementarity = sum(jnp.sum(jnp.abs(product)) for product in products)
-    # Where they are zero by construction XLA then has no use for the value.
-    complementarity = jnp.where(complementarity == 0, 0, complementarity / size)
-    gap = gap if isinstance(objective, Separable) else gap / size
-    return Residuals(stationarity, equality, outside, jnp.maximum(complementarity, negative), gap)
+    complementarity = sum(jnp.sum(jnp.abs(product)) for product in products) / size
+    return Residuals(stationarity, equality, outside, jnp.maximum(complementarity, negative), gap / size)
 
 
 def _absolute(tree: Any) -> Any:

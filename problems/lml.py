@@ -115,7 +115,7 @@ def _each(function: Callable[[_Row], jax.Array], rows: _Row) -> jax.Array:
     size, n = rows.x.shape
     parts = -(-rows.x.size // _AT_A_TIME)
     together = -(-size // max(parts, 1))
-    if jax.default_backend() != "cpu" or parts <= 1 or size == 1:
+    if jax.default_backend() != "cpu" or rows.x.size <= _IN_CACHE or size == 1:
         return jax.vmap(function)(rows)
     parts = -(-size // together)
     rest = parts * together - size
@@ -175,7 +175,7 @@ def _regular(row: _Row) -> _Row:
 
 
 _REACH, _WIDTH = 30.0, 4.0
-_AT_A_TIME = 1 << 17
+_AT_A_TIME, _IN_CACHE = 1 << 17, 1 << 20
 
 
 def _problem(x: jax.Array, k: jax.Array, weights: jax.Array | None) -> Problem:
