@@ -121,10 +121,10 @@ def _guess(row: Row) -> jax.Array:
     them will do."""
     n = row.lower.size
     stride = n // _SAMPLE if n >= 2 * _SAMPLE else 1
-    some = jax.tree.map(lambda leaf: leaf[::stride] if leaf.size == n else leaf, (row.objective, row))[1]
+    some = jax.tree.map(lambda leaf: leaf[::stride] if leaf.ndim else leaf, row)
     steps = some.objective.gradient(0.5 * (some.lower + some.upper)) / some.weights
     usable = jnp.isfinite(steps)
-    count = jnp.maximum(jnp.sum(usable), 1)
+    count = jnp.maximum(jnp.sum(usable.astype(steps.dtype)), 1)
     steps = jnp.where(usable, steps, 0)
     mean = jnp.sum(steps) / count
     rest = jnp.where(usable, steps - mean, 0)
