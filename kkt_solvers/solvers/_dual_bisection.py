@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from kkt_solvers._arrays import block_sum
 from kkt_solvers._elementwise import minimise_elementwise, slope_of_minimiser
 from kkt_solvers._objectives import Separable
-from kkt_solvers._problem import FlatProblem
+from kkt_solvers._problem import FlatProblem, Sum
 from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver, separable, single_row
+from kkt_solvers.solvers._steep import steep_dual
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,14 @@ class DualBisection(Solver):
         if weights is None or total is None:
             y = minimise_elementwise(objective, jnp.zeros_like(lower), lower, upper)
             return y, Dual(problem.equality.target, None, None), _count(0), jnp.ones((), bool)
-        y, s, iterations, claim = scalar_dual(
-            objective, weights, total, lower, upper, self.max_iterations, plain=not self.accelerate
-        )
+        if objective.steep and self.accelerate:
+            if isinstance(problem.equality, Sum) and problem.equality.weights is None:
+                weights = jnp.ones((), total.dtype)
+            y, s, iterations, claim = steep_dual(objective, weights, total, lower, upper, self.max_iterations)
+        else:
+            y, s, iterations, claim = scalar_dual(
+                objective, weights, total, lower, upper, self.max_iterations, plain=not self.accelerate
+            )
         return y, Dual(-s.reshape(problem.equality.target.shape), None, None), iterations, claim
 
 
