@@ -215,6 +215,11 @@ def as_separable(objective: Objective) -> Separable | None:
     """The objective as a sum over the coordinates, where its type says that it is one."""
     if isinstance(objective, Separable):
         return objective
-    if isinstance(objective, Quadratic) and objective.P is not None and objective.P.ndim == 1:
-        return Separable(_diagonal_phi, (objective.P, objective.q), _diagonal_minimiser)
+    P = objective.P if isinstance(objective, Quadratic) else None
+    if isinstance(objective, Quadratic) and isinstance(P, jax.Array) and P.ndim == 1:
+        # A flat coordinate has a minimiser all the same, with a curvature that is nothing beside the slopes.
+        size = jnp.maximum(jnp.max(P, initial=0), jnp.max(jnp.abs(objective.q), initial=0))
+        least = jnp.finfo(size.dtype).eps * jnp.where(size > 0, size, 1.0)
+        curvature = jnp.where(P < 0, P, jnp.maximum(P, least))
+        return Separable(_diagonal_phi, (curvature, objective.q), _diagonal_minimiser)
     return None
