@@ -115,7 +115,18 @@ def block_sum(x: jax.Array) -> jax.Array:
 
     XLA turns a plain sum inside a loop into one running total, which in float32 loses three digits at n = 1e5.
     """
-    while x.size > _BLOCK:
-        rest = -x.size % _BLOCK
-        x = jnp.sum(jnp.pad(x, (0, rest)).reshape(_BLOCK, -1), axis=0)
-    return jnp.sum(x)
+    if x.size <= 8 * _BLOCK:
+        return jnp.sum(x)
+    whole = x.size - x.size % _BLOCK
+    return block_sum(jnp.sum(x[:whole].reshape(_BLOCK, -1), axis=0)) + jnp.sum(x[whole:])
+
+
+@jax.custom_jvp
+def in_place_of(original: jax.Array, value: jax.Array) -> jax.Array:
+    """`value`, with the derivative of `original`."""
+    return value
+
+
+@in_place_of.defjvp
+def _in_place_of_jvp(primals: Any, tangents: Any) -> Any:
+    return in_place_of(*primals), tangents[0]

@@ -10,6 +10,7 @@
 Nothing here knows which solver found the point.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -58,6 +59,8 @@ def _separable_bound_multipliers(problem: FlatProblem, y: jax.Array, nu: Any) ->
     so that no infinity meets a zero cotangent on the way back.
     """
     objective, (lower, upper) = problem.objective, (problem.box.lower, problem.box.upper)
+    if isinstance(objective, Separable) and objective.steep:
+        return jnp.zeros_like(y), jnp.zeros_like(y)
     shift = adjoint(problem, nu)
     tiny = jnp.finfo(y.dtype).tiny
     eps = jnp.finfo(y.dtype).eps
@@ -148,8 +151,10 @@ def complete_dual(problem: FlatProblem, y: jax.Array, dual: Dual | None) -> Dual
 # -------------------------------------------------------------------------------------------- residuals
 def _norm(*vectors: jax.Array) -> jax.Array:
     """The largest absolute entry."""
-    parts = [jnp.max(jnp.abs(v), initial=0) for v in vectors]
-    return jnp.max(jnp.stack(parts))
+    parts = [jnp.abs(jnp.ravel(v)) for v in vectors]
+    if len({part.shape for part in parts}) == 1:  # one pass
+        return jnp.max(functools.reduce(jnp.maximum, parts), initial=0)
+    return jnp.max(jnp.stack([jnp.max(part, initial=0) for part in parts]))
 
 
 def _violation(amount: jax.Array, bound: jax.Array) -> jax.Array:
@@ -160,8 +165,25 @@ def _masked(multiplier: jax.Array, slack: jax.Array) -> jax.Array:
     return jnp.where(multiplier == 0, 0, multiplier * slack)
 
 
+def _steep_residuals(problem: FlatProblem, y: jax.Array, nu: jax.Array) -> Residuals:
+    """Those of a steep objective, whose bounds have no multipliers: few passes, and no value of the objective."""
+    box, zero = problem.box, jnp.zeros((), y.dtype)
+    stationarity = _norm((y - lagrangian_minimiser(problem, nu)) / (1 + jnp.abs(y)))
+    outside = jnp.max(jnp.maximum(box.lower - y, y - box.upper), initial=0)
+    return Residuals(stationarity, _equality_residual(problem, y), outside, zero, zero)
+
+
+def _equality_residual(problem: FlatProblem, y: jax.Array) -> jax.Array:
+    # |A| |y| is the size of the terms that cancel in A y - b.
+    target = problem.equality.target
+    size = jnp.maximum(_norm(target), _norm(_terms(problem.equality, y)))
+    return _norm(problem.equality.product(y) - target) / (1 + size)
+
+
 def residuals(problem: FlatProblem, y: jax.Array, dual: Dual) -> Residuals:
     """See `Residuals` for the norms."""
+    if dual.lower is None:
+        return _steep_residuals(problem, y, dual.equality)
     box, objective = problem.box, problem.objective
     target = problem.equality.target
     products = _masked(dual.lower, y - box.lower), _masked(dual.upper, box.upper - y)
@@ -176,9 +198,7 @@ def residuals(problem: FlatProblem, y: jax.Array, dual: Dual) -> Residuals:
         # The same number as in `Residuals`, in a form that does not cancel.
         gap = jnp.vdot(rest, y) - jnp.vdot(dual.equality, problem.equality.product(y) - target)
         gap = jnp.abs(gap + sum(jnp.sum(product) for product in products))
-    # |A| |y| is the size of the terms that cancel in A y - b.
-    size = jnp.maximum(_norm(target), _norm(_terms(problem.equality, y)))
-    equality = _norm(problem.equality.product(y) - target) / (1 + size)
+    equality = _equality_residual(problem, y)
     outside = _norm(_violation(box.lower - y, box.lower), _violation(y - box.upper, box.upper))
     negative = _norm(jnp.minimum(dual.lower, 0), jnp.minimum(dual.upper, 0))
     value = objective(y)
@@ -305,7 +325,7 @@ def certify(
     if claim.dtype == bool:
         claim = jnp.where(claim, Status.SOLVED, Status.MAX_ITERATIONS)
     largest = measured.largest
-    finite = jnp.all(jnp.isfinite(y)) & jnp.isfinite(largest)
+    finite = jnp.isfinite(_norm(y)) & jnp.isfinite(largest)
     refuted = (claim == Status.SOLVED) & (largest > tolerance**0.5)
     unsolved = jnp.where(refuted | (claim == Status.NUMERICAL_ERROR), Status.NUMERICAL_ERROR, Status.MAX_ITERATIONS)
     status = jnp.where(largest <= tolerance, Status.SOLVED, unsolved)

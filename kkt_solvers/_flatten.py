@@ -68,7 +68,12 @@ def check_init(init: Any) -> None:
 
 def is_valid(flat: FlatProblem) -> jax.Array:
     """The same test on a flat problem, traced: a boolean scalar."""
-    checks = [jnp.all(good(leaf)) for _, value, good in _parts(flat, jnp) for leaf in _floats(value)]
+    # A maximum tells of a NaN, and reads the array as it is; a test makes an array of its own first.
+    checks = [
+        jnp.all(good(jnp.max(leaf, initial=-jnp.inf) if name == "theta" else leaf))
+        for name, value, good in _parts(flat, jnp)
+        for leaf in _floats(value)
+    ]
     return jnp.all(jnp.stack([*checks, jnp.all(flat.box.lower <= flat.box.upper)]))
 
 
@@ -165,7 +170,7 @@ def hoisted(problem: Problem, init: Any) -> Problem:
     if isinstance(objective, Separable):
         flat = jax.ShapeDtypeStruct((math.prod(y.shape),), y.dtype) if _is_array(y) else y
         theta = jax.eval_shape(lambda: _theta(objective, y)) if _is_array(y) else objective.theta
-        names = ("phi", "minimiser", "complement")
+        names = ("phi", "minimiser", "complement", "log_slope")
         functions = {name: getattr(objective, name) for name in names}
         moved = {name: f and hoist(f, flat, theta) for name, f in functions.items()}
         if moved != functions:
@@ -205,7 +210,8 @@ def _flat_objective(problem: Problem, y: Any, n: int, unravel: Any) -> Any:
     if isinstance(objective, Separable):
         if not _is_array(y):
             raise TypeError("a Separable objective needs y to be one array, not a pytree; write theta as an array")
-        return Separable(objective.phi, _theta(objective, y), objective.minimiser, objective.complement)
+        functions = objective.minimiser, objective.complement, objective.log_slope
+        return Separable(objective.phi, _theta(objective, y), *functions)
     smooth = Smooth(objective, cast(problem.args, dtype), unravel)
     out = jax.eval_shape(smooth, jax.ShapeDtypeStruct((n,), dtype))
     if getattr(out, "shape", None) != ():

@@ -17,14 +17,21 @@ from kkt_solvers._objectives import Separable
 @jax.custom_jvp
 def sigmoid(t: jax.Array) -> jax.Array:
     """`1 / (1 + exp(-t))`, whose derivative `sigmoid(t) sigmoid(-t)` does not vanish when the value rounds to 1."""
-    return jax.nn.sigmoid(t)
+    # In this form sigmoid(t), sigmoid(-t) and their product share the exponential and the division.
+    e = jnp.exp(-jnp.abs(t))
+    return jnp.where(t >= 0, 1, e) * (1 / (1 + e))
 
 
 @sigmoid.defjvp
 def _sigmoid_jvp(primals: Any, tangents: Any) -> Any:
     (t,), (dt,) = primals, tangents
-    y = sigmoid(t)
-    return y, y * sigmoid(-t) * dt
+    return sigmoid(t), sigmoid(t) * sigmoid(-t) * dt
+
+
+def log_sigmoid(t: jax.Array) -> jax.Array:
+    """`log sigmoid(t)`; constant at infinities."""
+    end = jnp.isinf(t)
+    return jnp.where(end, jax.lax.stop_gradient(jnp.minimum(t, 0)), -jax.nn.softplus(-jnp.where(end, 0, t)))
 
 
 @jax.custom_jvp
@@ -44,6 +51,18 @@ def relative_entropy(y: jax.Array, v: jax.Array) -> jax.Array:
     positive = v > 0
     safe = jnp.where(positive, v, 1.0)
     return jnp.where(positive, xlogx(y) - y * jnp.log(safe) - y + v, jnp.where(y == 0, 0.0, jnp.inf))
+
+
+@jax.custom_jvp
+def product(x: jax.Array, y: jax.Array) -> jax.Array:
+    """`x y`, but zero where `x` is infinite, with the derivative of `x y` everywhere."""
+    return jnp.where(jnp.isinf(x), 0.0, x * y)
+
+
+@product.defjvp
+def _product_jvp(primals: Any, tangents: Any) -> Any:
+    (x, y), (dx, dy) = primals, tangents
+    return product(x, y), x * dy + y * dx
 
 
 def entropy(z: jax.Array, lower: jax.Array, upper: jax.Array) -> Separable:

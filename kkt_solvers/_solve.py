@@ -10,6 +10,7 @@ from kkt_solvers._conditions import Point, certify, complete_dual, default_toler
 from kkt_solvers._derivative import attach, optimal_value
 from kkt_solvers._flatten import check_init, check_values, flatten, hoisted, middle_of_box
 from kkt_solvers._linear import KKTSystem
+from kkt_solvers._objectives import Separable
 from kkt_solvers._problem import FlatProblem, Problem
 from kkt_solvers._progress import Listener, listener_of, listening
 from kkt_solvers._solution import Dual, Solution, Status, is_differentiable
@@ -121,7 +122,9 @@ def _checked(linear: Any) -> KKTSystem | None:
     return linear
 
 
-@functools.partial(jax.jit, static_argnames=("solver", "linear", "listener"))
+# Inlined into a program that solves twice, once with the derivative: XLA (jax 0.10.2) may lose the type of LAPACK calls
+# inside functions that differ by so little, and then fails with "No registered implementation for untyped custom call".
+@functools.partial(jax.jit, static_argnames=("solver", "linear", "listener"), inline=True)
 def _solve(
     problem: Problem, init: Any, dual: Dual | None, solver: Any, linear: KKTSystem | None, listener: Listener | None
 ) -> Solution:
@@ -138,7 +141,7 @@ def _solve(
     return unflatten(_finish(flat, stopped, primal, dual, iterations, converged, tol, linear))
 
 
-@functools.partial(jax.jit, static_argnames=("tol", "check", "linear"))
+@functools.partial(jax.jit, static_argnames=("tol", "check", "linear"), inline=True)
 def _differentiable(
     problem: Problem, primal: Any, dual: Dual | None, tol: float | None, check: bool, linear: KKTSystem | None
 ) -> Solution:
@@ -178,8 +181,11 @@ def _finish(
 ) -> Solution:
     """Multipliers, certificate, derivative: the same for every solver and for points from elsewhere."""
     tolerance = default_tolerance(primal.dtype) if tol is None else tol
+    steep = isinstance(stopped.objective, Separable) and stopped.objective.steep
+    bare = steep and (dual is None or dual.lower is None)  # no bound has a multiplier, by construction
     dual = complete_dual(stopped, primal, dual)
-    residuals, status = certify(stopped, primal, dual, converged, tolerance)
+    measured = Dual(dual.equality, None, None) if bare else dual
+    residuals, status = certify(stopped, primal, measured, converged, tolerance)
     primal, dual, no_value = with_ray(stopped, primal, dual, status)
     live = jnp.where(is_differentiable(status), 1.0, jnp.nan).astype(primal.dtype)
     nothing = jnp.where(status == Status.INVALID, jnp.nan, 0.0).astype(primal.dtype)

@@ -7,7 +7,8 @@ from kkt_solvers.problems.equilibrium import (
     chemical_equilibrium,
     standard_gibbs,
 )
-from kkt_solvers.problems.lml import LML, lml
+from kkt_solvers.problems.lml import LML, lml, log_lml
+from kkt_solvers.problems.lml_losses import lml_binary_cross_entropy, lml_fenchel_young_loss, lml_loss
 from kkt_solvers.problems.maximum_entropy import MaximumEntropy, maximum_entropy
 from kkt_solvers.problems.portfolio import Portfolio, Rebalancing, portfolio, rebalance
 from kkt_solvers.problems.power_flow import (
@@ -29,6 +30,7 @@ from kkt_solvers.problems.regression import (
 )
 from kkt_solvers.problems.simplex import CappedSimplex, EntropicSimplex, entropic_top_k, soft_top_k, sparsemax
 from kkt_solvers.problems.svm import SVM, DecisionFunction, OneClassSVM, one_class_svm, rbf, svm
+from kkt_solvers.problems.top_k import hard_top_k, straight_through_top_k
 from kkt_solvers.problems.transport import OptimalTransport, optimal_transport, sinkhorn_divergence
 from kkt_solvers.problems.water_filling import ChannelCapacity, WaterFilling, channel_capacity, water_filling
 
@@ -61,8 +63,13 @@ __all__ = [
     "chemical_equilibrium",
     "economic_dispatch",
     "entropic_top_k",
+    "hard_top_k",
     "isotonic_regression",
     "lml",
+    "lml_binary_cross_entropy",
+    "lml_fenchel_young_loss",
+    "lml_loss",
+    "log_lml",
     "logistic_regression",
     "maximum_entropy",
     "one_class_svm",
@@ -78,6 +85,7 @@ __all__ = [
     "soft_top_k",
     "sparsemax",
     "standard_gibbs",
+    "straight_through_top_k",
     "svm",
     "water_filling",
 ]

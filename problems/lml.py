@@ -1,97 +1,190 @@
 """The limited multi-label projection [amos2019].
 
-    min_y  -x'y - H_b(y)    s.t.  1'y = k,   0 < y < 1,
+    min_y  -x'y - H_b(y)    s.t.  w'y = k,   0 < y < 1,
 
-with the binary entropy `H_b(y) = -sum_i y_i log y_i + (1 - y_i) log(1 - y_i)`. The solution is
-`y = sigmoid(x - nu)`, with `nu` the multiplier of the sum: the probabilities with which k of n are chosen.
+with the binary entropy `H_b(y) = -sum_i y_i log y_i + (1 - y_i) log(1 - y_i)` and, unless told otherwise, `w = 1`. The
+solution is `y = sigmoid(x - nu w)`, with `nu` the multiplier of the sum: the probabilities with which k of n are
+chosen.
 """
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kkt_solvers._arrays import cast, float_dtype, floating, is_concrete
-from kkt_solvers._mirror import sigmoid, xlogx
+from kkt_solvers._arrays import block_sum, cast, float_dtype, floating, in_place_of, is_concrete
+from kkt_solvers._batches import in_any
+from kkt_solvers._mirror import log_sigmoid, product, sigmoid, xlogx
 from kkt_solvers._objectives import Separable
 from kkt_solvers._problem import Box, Problem, Sum
 from kkt_solvers._solve import solve
 from kkt_solvers.solvers import DualBisection
+from kkt_solvers.solvers._steep import step_root
 
 
-def LML(x: Any, k: Any) -> Problem:
+def LML(x: Any, k: Any, *, weights: Any = None) -> Problem:
     """The limited multi-label projection as a `Problem`.
 
     Arguments:
         x: scores, shape `(n,)`; -inf forbids an entry.
-        k: how many to choose, `0 <= k <= n`, a scalar; need not be whole.
+        k: how many to choose, `0 <= k <= n` (with weights, at most their sum), a scalar; need not be whole.
+        weights: `None` for ones, or positive, shape `(n,)`.
 
-    Raises `ValueError` for a `k` outside `[0, n]`; a traced one makes the problem `Status.INVALID`.
+    Raises `ValueError` for a `k` outside that range; a traced one makes the problem `Status.INVALID`.
 
     >>> import kkt_solvers as kkt
     >>> from kkt_solvers.problems import LML
     >>> solution = kkt.solve(LML([2.0, 1.0, 0.0], 1))
-    >>> solution.primal.sum(), solution.primal - jax.nn.sigmoid(jnp.array([2.0, 1.0, 0.0]) - solution.dual.equality)
-    (Array(1., dtype=float32), Array([0., 0., 0.], dtype=float32))
+    >>> solution.primal.tolist(), jax.nn.sigmoid(jnp.array([2.0, 1.0, 0.0]) - solution.dual.equality).tolist()
+    ([0.549, 0.309, 0.141], [0.549, 0.309, 0.141])
     """
     x = floating(x, "x")
     if x.ndim != 1:
         raise ValueError(f"x must be a vector of scores, got shape {x.shape}; lml takes batches, or use jax.vmap")
-    return Problem(Separable(_negative_entropy, x, _choose, _leave), Sum(_check_k(k, x.shape[-1])), Box(0.0, 1.0))
+    k, weights = _check_k(k), None if weights is None else _check_positive(weights, "weights")
+    if weights is not None and weights.shape != x.shape:
+        raise ValueError(f"weights must have the shape of x, {x.shape}, got {weights.shape}")
+    most = x.size if weights is None else jnp.sum(weights)
+    if is_concrete((k, most)) and bool(np.any(np.asarray(k) > np.asarray(most))):
+        raise ValueError(f"k must lie between 0 and the number of scores (or the sum of weights), {most}; got {k}")
+    k = jnp.where(k <= most, k, jnp.nan)  # not a number of scores to choose: the problem is INVALID
+    return _problem(x, k, weights)
 
 
-def lml(x: Any, k: Any) -> jax.Array:
-    """Choose `k` of the last axis, differentiably: `argmin_y -x'y - H_b(y)  s.t.  1'y = k, 0 < y < 1`.
+def lml(x: Any, k: Any, *, axis: int = -1, where: Any = None, weights: Any = None, temperature: Any = 1.0) -> jax.Array:
+    """Choose `k` of an axis, differentiably: `argmin_y -x'y / T - H_b(y)  s.t.  w'y = k, 0 < y < 1`.
 
     Arguments:
-        x: scores, shape `(..., n)`, floating; integers are promoted, as in `jax.nn.softmax`.
-        k: how many to choose, `0 <= k <= n`: a number, a traced scalar, or one for each row (an array that broadcasts
-            to `x.shape[:-1]`). Need not be whole; differentiable.
+        x: scores, floating (integers are promoted, as in `jax.nn.softmax`). An entry of -inf is never chosen, one of
+            +inf always.
+        k: how many to choose, nonnegative: a number, a traced scalar, or one for each row (an array that broadcasts to
+            the shape of `x` without `axis`). Need not be whole.
+        axis: the axis of which k are chosen.
+        where: a boolean mask that broadcasts to `x`; an entry where it is `False` is never chosen.
+        weights: positive, broadcasts to `x`: what an entry takes of the budget k. Default ones.
+        temperature: positive, a scalar or one for each row: `x / temperature` takes the place of `x`.
 
-    Returns `y` like `x`, each row in [0, 1] with sum k. `k = 1` resembles a softmax with independent odds, `k = 0`
-    gives zeros and `k = n` ones. A row with a NaN, or with a traced `k` outside `[0, n]`, is NaN and harms no other.
+    Returns `y` like `x`, each row in [0, 1] with `w'y = k`; ones on all that may be chosen where `k` is no less than
+    they are. Differentiable, any order, in `x`, `k`, `weights` and `temperature`; entries that are certain and rows
+    that have no choice have zero gradients. 16-bit floats are computed in float32. A row with a NaN, or a traced value
+    that would raise, is NaN and harms no other.
 
-    Raises `ValueError` for a `k` outside `[0, n]` and for shapes that do not fit.
+    Raises `ValueError` for a negative or NaN `k`, for `weights` or a `temperature` that are not positive, and for
+    shapes and axes that do not fit; `TypeError` for a mask that is not boolean.
 
     >>> from kkt_solvers.problems import lml
     >>> lml([[2.0, 1.0, 0.0], [0.0, 0.0, 0.0]], 2).tolist()
     [[0.859, 0.691, 0.451], [0.667, 0.667, 0.667]]
+    >>> lml([2.0, 1.0, 0.0], 2, where=jnp.array([True, False, True])).tolist()
+    [1.0, 0.0, 1.0]
     """
-    x = floating(x, "x")
-    if x.ndim == 0:
-        raise ValueError("x must have at least one axis, the one of which k are chosen; got a scalar")
-    n, batch = x.shape[-1], x.shape[:-1]
-    k = _check_k(k, n)
-    try:
-        k = jnp.broadcast_to(k, batch)
-    except ValueError as error:
-        raise ValueError(f"k must be a scalar or broadcast to the rows of x, {batch}; got shape {k.shape}") from error
-    dtype = float_dtype(x)
-    y = jax.vmap(_row)(x.reshape(-1, n), cast(k, dtype if dtype.itemsize >= 4 else jnp.float32).reshape(-1))
-    return y.reshape(x.shape).astype(dtype)
+    rows, restore = _rows(x, k, axis, where, weights, temperature)
+    return restore(_each(_choose_row, rows))
 
 
-def _row(x: jax.Array, k: jax.Array) -> jax.Array:
-    # The solution does not change with an offset of the scores; taking it out first makes huge ones harmless.
-    x = x.astype(k.dtype)
-    largest = jnp.max(jnp.where(jnp.isfinite(x), x, -jnp.inf))
-    x = x - jax.lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0.0))
-    return solve(LML(x, k), solver=DualBisection()).primal
+def log_lml(
+    x: Any, k: Any, *, axis: int = -1, where: Any = None, weights: Any = None, temperature: Any = 1.0
+) -> tuple[jax.Array, jax.Array]:
+    """`(log y, log(1 - y))` for `y = lml(x, k, ...)`, without cancellation.
+
+    Both stay exact, and their gradients do not vanish, where `y` is so near to 0 or 1 that it rounds to it. The
+    logarithm of an entry that is never (always) chosen is -inf, with zero gradient. Arguments: as for `lml`.
+
+    >>> from kkt_solvers.problems import log_lml
+    >>> log_lml([200.0, 0.0, -200.0], 1)[0].tolist()
+    [0.0, -100.0, -300.0]
+    """
+    rows, restore = _rows(x, k, axis, where, weights, temperature)
+    t = _each(_logit_row, rows)
+    return restore(log_sigmoid(t)), restore(log_sigmoid(-t))
 
 
-def _check_k(k: Any, n: int) -> jax.Array:
-    k = floating(k, "k")
-    if is_concrete(k):
-        if not bool(np.all((np.asarray(k) >= 0) & (np.asarray(k) <= n))):
-            raise ValueError(f"k must lie between 0 and the number of scores, {n}; got {k}")
-        return k
-    # A traced k outside [0, n] is not a number of scores to choose; the NaN makes the problem INVALID.
-    return jnp.where((k >= 0) & (k <= n), k, jnp.nan)
+# ------------------------------------------------------------------------------------------------- rows
+class _Row(NamedTuple):
+    """One problem, or a batch of them, in the dtype of the computation."""
+
+    x: jax.Array
+    k: jax.Array
+    weights: jax.Array | None
+
+
+def _each(function: Callable[[_Row], jax.Array], rows: _Row) -> jax.Array:
+    """`function` of every row; on a CPU a few rows at a time, so that what is between them stays in the cache."""
+    size, n = rows.x.shape
+    parts = -(-rows.x.size // _AT_A_TIME)
+    together = -(-size // max(parts, 1))
+    if jax.default_backend() != "cpu" or rows.x.size <= _IN_CACHE or size == 1:
+        return jax.vmap(function)(rows)
+    parts = -(-size // together)
+    rest = parts * together - size
+
+    def split(leaf: jax.Array) -> jax.Array:
+        padded = jnp.pad(leaf, [(0, rest)] + [(0, 0)] * (leaf.ndim - 1)) if rest else leaf
+        return padded.reshape(parts, together, *leaf.shape[1:])
+
+    return jax.lax.map(jax.vmap(function), jax.tree.map(split, rows)).reshape(-1, n)[:size]
+
+
+def _choose_row(row: _Row) -> jax.Array:
+    return _solve_row(_regular(row)).primal
+
+
+def _logit_row(row: _Row) -> jax.Array:
+    row = _regular(row)
+    nu = _solve_row(row).dual.equality
+    return row.x - (nu if row.weights is None else nu * row.weights)
+
+
+def _solve_row(row: _Row) -> Any:
+    return solve(_problem(*row), solver=DualBisection())
+
+
+def _regular(row: _Row) -> _Row:
+    """The same problem, but with its multiplier near zero and with nothing left to choose where there is no choice:
+    there scores are infinite."""
+    x, k, weights = jax.lax.stop_gradient(row)
+    w = jnp.ones_like(x) if weights is None else weights
+    reach = jnp.max(jnp.abs(x))
+    special = (reach > _REACH) | (k <= 0) | (k >= block_sum(w))
+
+    def mend() -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        possible, certain = ~(x == -jnp.inf), x == jnp.inf
+        most, least = block_sum(jnp.where(possible, w, 0)), block_sum(jnp.where(certain, w, 0))
+        all_of_them, none, crowded = k >= most, k <= 0, least >= k
+        # Where more are certain than can be chosen, these share k, as scores that grow alike do.
+        among = jnp.where(certain & ~none, jnp.where(least > k, 0.0, jnp.inf), -jnp.inf)
+        fixed = jnp.where(all_of_them & possible, jnp.inf, among)
+        fixed = jnp.where(jnp.isnan(x), x, fixed)
+        steps = jnp.where(jnp.isfinite(x), -x, x) / w
+        finite = jnp.isfinite(steps)
+        low, high = jnp.min(jnp.where(finite, steps, jnp.inf)), jnp.max(jnp.where(finite, steps, -jnp.inf))
+        middle = 0.5 * low + 0.5 * high
+        wanted = (high - low) * jnp.max(w) > _WIDTH
+        centre = step_root(jnp.where(finite, steps, -x), w, k, low, high, middle, wanted, _WIDTH / jnp.max(w))
+        centre = jnp.where(jnp.isfinite(centre) & special, centre, 0.0)
+        mended = jnp.where(jnp.isfinite(x), x + w * centre, x)
+        mended = jnp.where(all_of_them | none | crowded, fixed, mended)
+        return mended, jnp.where(all_of_them, most, k), centre, jnp.where(all_of_them, 0.0, 1.0).astype(x.dtype)
+
+    zero, one = jnp.zeros_like(k), jnp.ones_like(k)
+    mended, rest, centre, free = jax.lax.cond(in_any(special), mend, lambda: (x, k, zero, one))
+    moved = row.x if row.weights is None else row.x + row.weights * centre
+    return _Row(in_place_of(moved, mended), in_place_of(free * row.k, rest), row.weights)
+
+
+_REACH, _WIDTH = 30.0, 4.0
+_AT_A_TIME, _IN_CACHE = 1 << 17, 1 << 20
+
+
+def _problem(x: jax.Array, k: jax.Array, weights: jax.Array | None) -> Problem:
+    return Problem(Separable(_negative_entropy, x, _choose, _leave, _log_slope), Sum(k, weights), Box(0.0, 1.0))
 
 
 def _negative_entropy(y: jax.Array, x: jax.Array) -> jax.Array:
-    return xlogx(y) + xlogx(1 - y) - jnp.where(y == 0, 0.0, y * x)
+    return xlogx(y) + xlogx(1 - y) - product(x, y)
 
 
 def _choose(z: jax.Array, x: jax.Array) -> jax.Array:
@@ -100,3 +193,71 @@ def _choose(z: jax.Array, x: jax.Array) -> jax.Array:
 
 def _leave(z: jax.Array, x: jax.Array) -> jax.Array:
     return sigmoid(-z - x)
+
+
+def _log_slope(z: jax.Array, x: jax.Array) -> jax.Array:
+    return log_sigmoid(z + x) + log_sigmoid(-z - x)
+
+
+# ------------------------------------------------------------------------------------------- arguments
+def _rows(
+    x: Any, k: Any, axis: int, where: Any, weights: Any, temperature: Any
+) -> tuple[_Row, Callable[[jax.Array], jax.Array]]:
+    """A batch of rows, and the way back to the shape and the dtype of `x`."""
+    x = floating(x, "x")
+    if x.ndim == 0:
+        raise ValueError("x must have at least one axis, the one of which k are chosen; got a scalar")
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"axis must lie between {-x.ndim} and {x.ndim - 1} for x of shape {x.shape}, got {axis}")
+    dtype = float_dtype(x)
+    compute = dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
+    k, temperature = _check_k(k), _check_positive(temperature, "temperature")
+    if where is not None:
+        where = jnp.asarray(where)
+        if where.dtype != bool:
+            raise TypeError(f"where must be a boolean mask, got {where.dtype}; compare it with a number first")
+        x = jnp.where(_broadcast(where, x.shape, "where"), x, -jnp.inf)
+    spread = functools.partial(_flat_rows, axis=axis)
+    scores = spread(cast(x, compute))
+    batch = x.shape[: axis % x.ndim] + x.shape[axis % x.ndim + 1 :]
+    k, temperature = (
+        jnp.ravel(_broadcast(cast(value, compute), batch, name, " without the axis"))
+        for value, name in ((k, "k"), (temperature, "temperature"))
+    )
+    if weights is not None:
+        weights = spread(_broadcast(cast(_check_positive(weights, "weights"), compute), x.shape, "weights"))
+
+    def restore(y: jax.Array) -> jax.Array:
+        moved = jnp.moveaxis(x, axis, -1).shape
+        return jnp.moveaxis(y.reshape(moved), -1, axis).astype(dtype)
+
+    return _Row(scores / temperature[:, None], k, weights), restore
+
+
+def _flat_rows(x: jax.Array, axis: int) -> jax.Array:
+    return jnp.moveaxis(x, axis, -1).reshape(-1, x.shape[axis])
+
+
+def _broadcast(value: jax.Array, shape: tuple[int, ...], name: str, note: str = "") -> jax.Array:
+    try:
+        return jnp.broadcast_to(value, shape)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} must be a scalar or broadcast to the shape of x{note}, {shape}; got shape {value.shape}"
+        ) from error
+
+
+def _check_k(k: Any) -> jax.Array:
+    k = floating(k, "k")
+    if is_concrete(k) and not bool(np.all(np.asarray(k, np.float64) >= 0)):
+        raise ValueError(f"k must be a nonnegative number of entries to choose; got {k}")
+    return jnp.where(k >= 0, k, jnp.nan)
+
+
+def _check_positive(value: Any, name: str) -> jax.Array:
+    value = floating(value, name)
+    if is_concrete(value):
+        numbers = np.asarray(value, np.float64)
+        if not bool(np.all((numbers > 0) & (numbers < np.inf))):
+            raise ValueError(f"{name} must be positive and finite; an entry can be left out by where=...")
+    return jnp.where((value > 0) & (value < jnp.inf), value, jnp.nan)

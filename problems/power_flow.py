@@ -31,7 +31,6 @@ from kkt_solvers._objectives import Quadratic
 from kkt_solvers._problem import Affine, Box, Problem, Sum
 from kkt_solvers._pytree import pytree
 from kkt_solvers._solve import solve
-from kkt_solvers.solvers import InteriorPoint
 
 # ---------------------------------------------------------------------------------------------- one bus
 
@@ -41,8 +40,7 @@ def EconomicDispatch(demand: Any, quadratic: Any, linear: Any, lower: Any, upper
 
     Arguments:
         demand: a scalar.
-        quadratic, linear: cost coefficients, shape `(generators,)`; `quadratic` nonnegative, or a scalar. Where one is
-            zero, pass `solver=kkt_solvers.InteriorPoint()` to `solve`, as `economic_dispatch` does.
+        quadratic, linear: cost coefficients, shape `(generators,)`; `quadratic` nonnegative, or a scalar.
         lower, upper: limits of each generator, scalars or like `linear`.
 
     Raises `ValueError` for a negative `quadratic`, for `lower` above `upper`, and for a demand that the generators
@@ -93,11 +91,8 @@ def economic_dispatch(demand: Any, quadratic: Any, linear: Any, lower: Any, uppe
         for extreme in (np.min(demand), np.max(demand)):
             EconomicDispatch(extreme, quadratic, linear, lower, upper)
 
-    # Where a marginal cost is constant, the price does not tell the generation, which is what DualBisection asks it.
-    solver = None if is_concrete(quadratic) and np.all(np.asarray(quadratic) > 0) else InteriorPoint()
-
     def one(demand: jax.Array) -> Dispatch:
-        solution = solve(EconomicDispatch(demand, quadratic, linear, lower, upper), solver=solver)
+        solution = solve(EconomicDispatch(demand, quadratic, linear, lower, upper))
         bad = jnp.where(solution.status == 0, 0.0, jnp.nan).astype(solution.primal.dtype)
         return Dispatch(solution.primal + bad, bad - solution.dual.equality)
 

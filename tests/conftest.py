@@ -15,6 +15,13 @@ import numpy as np
 import pytest
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_code_goes():
+    """A process may map only so many pieces of memory, and compiled code takes several for each function."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Double precision for one test."""

@@ -194,14 +194,13 @@ def test_function_objective_function_equality_and_pytree(rng):
     before = best(*jax.tree.map(lambda p, s: p - h * s, (theta, b), step))
     np.testing.assert_allclose(tangent, (after - before) / (2 * h), atol=2e-5 * np.abs(tangent).max())
     assert solution.objective.shape == ()
-    del init
 
 
 # ----------------------------------------------------------------------------------- every linear system
 def quadratic_cases(rng, n=40):
     V, diagonal = rng.normal(size=(n, 3)), rng.uniform(1, 2, size=n)
     dense = rng.normal(size=(n, n))
-    dense = sp.random(n, n, 0.1, random_state=0).toarray() + np.diag(rng.uniform(2, 3, n)) + 0 * dense
+    dense = sp.random(n, n, 0.1, random_state=0).toarray() + np.diag(rng.uniform(2, 3, n))
     dense = dense @ dense.T
     yield "diagonal", diagonal, np.diag(diagonal), kkt.linear.DiagonalKKT()
     yield "low_rank", kkt.LowRank(diagonal, V), np.diag(diagonal) + V @ V.T, kkt.linear.LowRankKKT()
@@ -535,3 +534,17 @@ def test_large_smooth_problem_without_a_matrix(rng):
     expected = sp.linalg.spsolve(K, np.eye(1, n + 1, n)[0])[:3]
     np.testing.assert_allclose(jax.jit(jax.jacfwd(value))(1.0), expected, rtol=1e-8)
     assert largest_array(jax.jacfwd(value), 1.0) < 10 * n
+
+
+def test_value_and_jacobian_in_one_program(x64, rng):
+    factor, q = rng.normal(size=(20, 5)), jnp.asarray(rng.normal(size=5))
+
+    def primal(q):
+        return kkt.solve(kkt.Problem(kkt.Quadratic(factor.T @ factor, q), box=kkt.Box(-0.05, 0.05))).primal
+
+    y, jacobian = jax.jit(lambda q: (primal(q), jax.jacobian(primal)(q)))(q)
+    free = np.abs(y) < 0.05
+    expected = np.zeros((5, 5))
+    expected[np.ix_(free, free)] = -np.linalg.inv((factor.T @ factor)[np.ix_(free, free)])
+    assert 0 < free.sum() < 5
+    np.testing.assert_allclose(jacobian, expected, atol=1e-12)

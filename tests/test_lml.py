@@ -97,7 +97,7 @@ def test_one_bad_row_harms_no_other():
     assert np.isnan(y)
     assert np.isnan(gradient[1]).all()
     np.testing.assert_array_equal(gradient[::2], gradient_of_good)
-    traced_k = jax.jit(lml)(x[::2], jnp.asarray([4.0, 2.0]))
+    traced_k = jax.jit(lml)(x[::2], jnp.asarray([-1.0, 2.0]))
     assert np.isnan(traced_k[0]).all()
     np.testing.assert_array_equal(traced_k[1], lml(x[2], 2))
 
@@ -114,9 +114,8 @@ def test_forbidden_entries(x64):
 @pytest.mark.parametrize(
     ("x", "k", "message"),
     [
-        ([1.0, 2.0], 3, "k must lie between 0 and"),
-        ([1.0, 2.0], -1, "k must lie between 0 and"),
-        ([1.0, 2.0], float("nan"), "k must lie between 0 and"),
+        ([1.0, 2.0], -1, "k must be a nonnegative number"),
+        ([1.0, 2.0], float("nan"), "k must be a nonnegative number"),
         (1.0, 1, "x must have at least one axis"),
         ([[1.0, 2.0], [3.0, 4.0]], [1, 1, 1], "k must be a scalar or broadcast"),
     ],
@@ -126,6 +125,13 @@ def test_bad_input(x, k, message):
         lml(x, k)
     with pytest.raises(ValueError, match=r"k must|x must"):
         LML(x, k)
+
+
+def test_a_problem_with_too_large_a_k():
+    with pytest.raises(ValueError, match="k must lie between 0 and"):
+        LML([1.0, 2.0], 3)
+    with pytest.raises(ValueError, match="k must lie between 0 and"):
+        LML([1.0, 2.0], 3, weights=[1.0, 1.5])
 
 
 def test_complex_and_text_are_refused():

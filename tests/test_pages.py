@@ -56,3 +56,16 @@ def test_tutorial(name, monkeypatch):
     assert pyplot.get_fignums()
     pyplot.close("all")
     jax.config.update("jax_enable_x64", False)
+
+
+def test_subset(tmp_path, capsys):
+    main = runpy.run_path(str(ROOT / "docs/tutorials/subset.py"))["main"]
+    main(seeds=2, output=tmp_path / "subset.png")
+    assert re.search(r"^LML +\| +9\d\.\d+ ± +\d+\.\d+ +\|", capsys.readouterr().out, re.MULTILINE)
+    assert (tmp_path / "subset.png").stat().st_size > 10_000
+
+
+def test_the_lml_benchmark_runs(capsys):
+    main = runpy.run_path(str(ROOT / "docs/benchmarks/lml.py"))["main"]
+    main(["--small", "--repeats", "1"])
+    assert re.search(r"^ +128 x 1000 +\| +5 \| +\d+\.\d+ \| +\d+\.\d+ \|", capsys.readouterr().out, re.MULTILINE)

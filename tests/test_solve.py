@@ -7,6 +7,7 @@ import pytest
 import scipy.optimize
 import scipy.sparse as sp
 from jax.experimental.sparse import BCOO
+from test_derivative import clarabel_qp
 
 import kkt_solvers as kkt
 from kkt_solvers.problems import LML
@@ -292,3 +293,22 @@ EYE = np.eye(3)
 def test_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_flat_coordinates_of_a_diagonal_objective(dtype, rng):
+    # Where flat coordinates jump from bound to bound at the root of the dual, they share what is missing.
+    bound = 1e-8 if dtype == np.float64 else 1e-3
+    solve = jax.jit(kkt.solve)
+    for _ in range(40):
+        P, q = np.where(rng.random(7) < 0.6, 0, rng.uniform(0.1, 2, 7)), rng.integers(-2, 3, 7) * 1.0
+        weights, upper = rng.uniform(0.5, 2, 7) * rng.choice([-1, 1], 7), rng.choice([0.7, 2.0, np.inf], 7)
+        q = np.where(np.isinf(upper), np.abs(q) + 0.1, q)
+        total = weights @ np.minimum(rng.uniform(size=7), upper)
+        P, q, weights, total, upper = (np.asarray(part, dtype) for part in (P, q, weights, total, upper))
+        problem = kkt.Problem(kkt.Quadratic(P, q), kkt.Sum(total, weights), kkt.Box(0.0, upper))
+        solution = solve(problem)
+        y, _ = clarabel_qp(np.diag(P).astype(float), q.astype(float), weights[None], total[None], np.zeros(7), upper)
+        assert names(solution.status) == ["SOLVED"]
+        np.testing.assert_allclose(solution.objective, P @ (y * y) / 2 + q @ y, rtol=bound, atol=bound)
+    unbounded = kkt.Problem(kkt.Quadratic([1.0, 0.0], [0.0, -1.0]), box=kkt.Box(0.0, np.inf))
+    assert names(kkt.solve(unbounded).status) == ["DUAL_INFEASIBLE"]

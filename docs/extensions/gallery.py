@@ -16,6 +16,7 @@ ORDER = [
     "many_machines",
     "from_jaxopt",
     "own_solver",
+    "subset",
     "digits",
 ]
 

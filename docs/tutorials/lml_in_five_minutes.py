@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import kkt_solvers as kkt
-from kkt_solvers.problems import LML, lml
+from kkt_solvers.problems import LML, lml, log_lml
 
 scores = jnp.array([2.0, 1.0, 0.5, -0.5, -2.0])
 y = lml(scores, 2)
@@ -47,12 +47,13 @@ plt.show()
 # A gradient
 # ----------
 # A loss for "the label should be among the chosen ones" is ``-log y[label]``. Its gradient says: raise the score of the
-# label, lower those of its rivals, most of all those that compete for the last place.
+# label, lower those of its rivals, most of all those that compete for the last place. ``log_lml`` is the logarithm
+# without underflow, as ``log_softmax`` is that of softmax.
 label = 3
 
 
 def loss(scores):
-    return -jnp.log(lml(scores, 2)[label])
+    return -log_lml(scores, 2)[label]
 
 
 slope = jax.grad(loss)(scores)
@@ -105,5 +106,6 @@ plt.show()
 # %%
 # Where next
 # ----------
-# ``digits.py``, the last tutorial, trains a classifier with this layer. The layer is from
+# ``digits.py``, the last tutorial, trains a classifier with this layer; ``subset.py`` chooses features with it. Ready
+# losses, layers for flax and equinox, and hard choices are in :doc:`/reference/kkt_solvers.problems`. The layer is from
 # `Amos, Koltun & Kolter <https://arxiv.org/abs/1906.08707>`__. The next page states a problem of your own.

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 
 from kkt_solvers._arrays import block_sum
 from kkt_solvers._elementwise import minimise_elementwise, slope_of_minimiser
-from kkt_solvers._objectives import Separable
-from kkt_solvers._problem import FlatProblem
+from kkt_solvers._objectives import Quadratic, Separable
+from kkt_solvers._problem import FlatProblem, Sum
 from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver, separable, single_row
+from kkt_solvers.solvers._steep import steep_dual
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,25 @@ class DualBisection(Solver):
         lower, upper = problem.box.lower, problem.box.upper
         if weights is None or total is None:
             y = minimise_elementwise(objective, jnp.zeros_like(lower), lower, upper)
-            return y, Dual(problem.equality.target, None, None), _count(0), jnp.ones((), bool)
-        y, s, iterations, claim = scalar_dual(
-            objective, weights, total, lower, upper, self.max_iterations, plain=not self.accelerate
-        )
+            return y, Dual(problem.equality.target, None, None), _count(0), _claim(y, jnp.asarray(Status.SOLVED))
+        if objective.steep and self.accelerate:
+            if isinstance(problem.equality, Sum) and problem.equality.weights is None:
+                weights = jnp.ones((), total.dtype)
+            y, s, iterations, claim = steep_dual(objective, weights, total, lower, upper, self.max_iterations)
+        else:
+            y, s, iterations, claim = scalar_dual(
+                objective, weights, total, lower, upper, self.max_iterations, plain=not self.accelerate
+            )
+        if isinstance(problem.objective, Quadratic):
+            y = _shared(objective, weights, total, lower, upper, s, y)
+            claim = _claim(y, claim)
         return y, Dual(-s.reshape(problem.equality.target.shape), None, None), iterations, claim
+
+
+def _claim(y: jax.Array, claim: jax.Array) -> jax.Array:
+    """A flat coordinate without a bound goes as far as its curvature of rounding lets it: then `y` is a ray."""
+    far = jnp.max(jnp.abs(y), initial=0) * float(jnp.finfo(y.dtype).eps) ** 0.75 > 1
+    return jnp.where(far & (claim == Status.SOLVED), Status.DUAL_INFEASIBLE, claim)
 
 
 def _count(value: Any) -> jax.Array:
@@ -155,6 +170,26 @@ def _bracket(
     return low - margin, high + margin
 
 
+def _shared(
+    objective: Separable,
+    weights: jax.Array,
+    total: jax.Array,
+    lower: jax.Array,
+    upper: jax.Array,
+    s: jax.Array,
+    y: jax.Array,
+) -> jax.Array:
+    """`y`, or the point between the minimisers just below and just above `s` that meets the equality: where flat
+    coordinates jump from bound to bound at the root, they share what is missing."""
+    _, slopes = objective.theta
+    size = jnp.max(jnp.abs(slopes), initial=0) / jnp.max(jnp.abs(weights), initial=jnp.finfo(s.dtype).tiny)
+    step = 32 * jnp.finfo(s.dtype).eps * jnp.maximum(jnp.abs(s), size)
+    below, above = (minimise_elementwise(objective, weights * (s + d), lower, upper) for d in (-step, step))
+    low, high = block_sum(weights * below), block_sum(weights * above)
+    part = (total - low) / jnp.where(high > low, high - low, 1.0)
+    return jnp.where((low < high) & (part >= 0) & (part <= 1), below + part * (above - below), y)
+
+
 def _plain_residual(s: jax.Array, objective: Separable, weights: Any, total: Any, lower: Any, upper: Any) -> jax.Array:
     return block_sum(weights * minimise_elementwise(objective, weights * s, lower, upper)) - total
 
@@ -215,10 +250,14 @@ def _newton(
         newton = s + move
         slow = 2 * jnp.abs(move) > state.before
         bisect = ~((newton > low) & (newton < high)) | slow
+        still = jnp.abs(move) <= 2 * eps * jnp.abs(s)
+        # On a steep piece that ends before the root the step is tiny, and the root far away.
+        close = (objective.complement is not None) | (jnp.abs(residual) <= 64 * eps * (E + D))
+        bisect |= still & ~close
         middle = 0.5 * (low + high)
         following = jnp.where(bisect, middle, newton)
         # Rounding of the scores, not of s, may be what keeps the steps from shrinking.
-        settled = (jnp.abs(move) <= 2 * eps * jnp.abs(s)) | (slow & (jnp.abs(move) <= 32 * eps * scale))
+        settled = close & (still | (slow & (jnp.abs(move) <= 32 * eps * scale)))
         narrow = (high - low) <= 2 * eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
         exact = residual == 0
         following = jnp.where(exact, s, jnp.where(settled, jnp.clip(newton, low, high), following))

@@ -1,0 +1,159 @@
+"""What `lml` costs, forward and backward, as ratios to `jax.nn.softmax` in the same process, in turns.
+
+Run it, on an idle machine, with
+
+    OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 python docs/benchmarks/lml.py
+
+All in float32, on normally distributed scores. Beside `lml` stand
+
+| column | what it is |
+|---|---|
+| bisection | 26 halvings of a bracket that holds the root; the gradient in closed form |
+| jaxopt | `jaxopt.Bisection` with that bracket, through `DualBisection(accelerate=False)` |
+| box_section | `jaxopt.projection.projection_box_section`: the Euclidean projection onto the same set |
+| entmax | `entmax.budget_bisect` of PyTorch, where entmax is installed; forward and backward |
+| torch | `torch.softmax`, where PyTorch is installed |
+
+and the memory that `lml` needs beside its input and output, in arrays of the size of x, as XLA reports it.
+"""
+
+import argparse
+import importlib
+import time
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import kkt_solvers as kkt
+from kkt_solvers.problems import LML, lml
+
+SHAPES = [
+    (128, 1000, 5),
+    (128, 1000, 500),
+    (4096, 100, 5),
+    (32, 100_000, 5),
+    (1, 1_000_000, 100),
+    (1, 1_000_000, 500_000),
+]
+COLUMNS = ("softmax", "lml", "bisection", "jaxopt", "box_section", "entmax", "torch")
+
+
+@jax.custom_vjp
+def bisection(x, k):
+    """LML by halving, and its closed-form gradient."""
+    return bisection_forward(x, k)[0]
+
+
+def bisection_forward(x, k):
+    odds = jnp.log(k) - jnp.log(x.shape[-1] - k)
+    low, high = odds - x.max(-1, keepdims=True), odds - x.min(-1, keepdims=True)
+
+    def halve(_, ends):
+        low, high = ends
+        middle = 0.5 * (low + high)
+        above = jnp.sum(jax.nn.sigmoid(x + middle), -1, keepdims=True) > k
+        return jnp.where(above, low, middle), jnp.where(above, middle, high)
+
+    low, high = jax.lax.fori_loop(0, 26, halve, (low, high))
+    t = x + 0.5 * (low + high)
+    return jax.nn.sigmoid(t), t
+
+
+def bisection_backward(t, g):
+    D = jax.nn.sigmoid(t) * jax.nn.sigmoid(-t)
+    mean = jnp.sum(D * g, -1, keepdims=True) / jnp.sum(D, -1, keepdims=True)
+    return D * (g - mean), None
+
+
+bisection.defvjp(bisection_forward, bisection_backward)
+
+
+def with_jaxopt(x, k):
+    return jax.vmap(lambda x: kkt.solve(LML(x, k), solver=kkt.DualBisection(accelerate=False)).primal)(x)
+
+
+def box_section(x, k):
+    from jaxopt.projection import projection_box_section
+
+    one = jnp.ones_like(x[0])
+    return jax.vmap(lambda x: projection_box_section(x, (0 * one, one, one, k), check_feasible=False))(x)
+
+
+def jax_call(function, x, g, k):
+    """Forward and backward, compiled; `k` is a constant, as the number of labels to choose is."""
+
+    @jax.jit
+    def both(x, g):
+        y, pullback = jax.vjp(lambda x: function(x, jnp.float32(k)), x)
+        return y, pullback(g)[0]
+
+    compiled = both.lower(x, g).compile()
+    memory = compiled.memory_analysis().temp_size_in_bytes / x.nbytes
+    return lambda: jax.block_until_ready(compiled(x, g)), memory
+
+
+def torch_call(function, x, g):
+    torch = importlib.import_module("torch")
+    x, g = torch.tensor(np.asarray(x), requires_grad=True), torch.tensor(np.asarray(g))
+
+    def call():
+        x.grad = None
+        function(x).backward(g)
+
+    return call
+
+
+def calls(x, g, k):
+    functions = {
+        "softmax": lambda x, k: jax.nn.softmax(x, -1),
+        "lml": lml,
+        "bisection": bisection,
+        "jaxopt": with_jaxopt,
+        "box_section": box_section,
+    }
+    found, memory = {}, 0.0
+    for name, function in functions.items():
+        found[name], used = jax_call(function, x, g, k)
+        memory = used if name == "lml" else memory
+    try:
+        torch = importlib.import_module("torch")
+        found["torch"] = torch_call(lambda x: torch.softmax(x, -1), x, g)
+        entmax = importlib.import_module("entmax")
+        found["entmax"] = torch_call(lambda x: entmax.budget_bisect(x, budget=k), x, g)
+    except ImportError:
+        pass
+    return found, memory
+
+
+def main(argv=None):
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=15, help="of which the median is taken (default 15)")
+    parser.add_argument("--small", action="store_true", help="the first shape only")
+    options = parser.parse_args(argv)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    rng = np.random.default_rng(0)
+    print(f"{jax.devices()[0].device_kind}; forward + backward; softmax in ms, the others as ratios to it")
+    print(f"{'shape':<18} | {'k':>6} | " + " | ".join(f"{name:>11}" for name in COLUMNS) + " | memory")
+    for batch, n, k in SHAPES[: 1 if options.small else None]:
+        x, g = (jnp.asarray(rng.normal(size=(batch, n)), jnp.float32) for _ in range(2))
+        found, memory = calls(x, g, k)
+        times = {name: [] for name in found}
+        for repeat in range(options.repeats + 2):
+            for name, call in found.items():
+                begin = time.perf_counter()
+                call()
+                if repeat >= 2:
+                    times[name].append(time.perf_counter() - begin)
+        seconds = {name: np.median(values) for name, values in times.items()}
+        cells = [f"{1e3 * seconds['softmax']:>11.2f}"]
+        cells += [
+            f"{seconds[name] / seconds['softmax']:>11.1f}" if name in seconds else f"{'-':>11}" for name in COLUMNS[1:]
+        ]
+        print(f"{batch:>6} x {n:<9} | {k:>6} | " + " | ".join(cells) + f" | {memory:>6.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

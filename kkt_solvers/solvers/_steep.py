@@ -1,0 +1,279 @@
+"""The scalar dual of a steep objective, `sum_i w_i psi_i(w_i s) = total`, in few sweeps and without a sort.
+
+With c_i(s) in [0, h_i] the distance of `w_i psi_i(w_i s)` from its smallest value and T the total less the smallest
+sum, the equation is `sum c_i = T`. For any shares 0 <= p_i <= 1 with `sum p_i h_i = T` it is the same as
+
+    E = D,    E = sum (1 - p_i) c_i,    D = sum p_i (h_i - c_i),
+
+where all terms are positive and nothing cancels. The shares here are one (or the same p) where c_i is beyond the
+middle of its range, and the same p (or zero) elsewhere. E grows with s and D falls; `log(E / D)` is close to linear,
+whatever the scores: exactly so where all are equal, and where they fall into two groups.
+
+As |psi''| <= psi', one Newton step m on it, in the scale of w, leaves an error of at most 3 m^2 / 2: that tells when
+the root is found without another sweep. Where the scores spread far, most psi are at an end of their range and the
+sum is a step function: bisection on that costs a comparison and a sum, no exponential.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from kkt_solvers._arrays import block_sum
+from kkt_solvers._batches import in_any
+from kkt_solvers._elementwise import slope_of_minimiser
+from kkt_solvers._objectives import Separable
+from kkt_solvers._solution import Status
+
+_WIDE = 20.0  # of a bracket, in the scale of w, for the step function to be looked at first
+_NARROW = 4.0
+_BISECTIONS = 200
+_SAMPLE = 512
+_SUMS = 3
+
+
+class Row(NamedTuple):
+    """One equality over a bounded box; `weights` is a vector, or a scalar where all are the same."""
+
+    objective: Separable
+    weights: jax.Array
+    lower: jax.Array
+    upper: jax.Array
+    total: jax.Array
+    above_least: jax.Array  # the total less the smallest sum over the box, and the largest sum less the total
+    below_most: jax.Array
+
+
+class _State(NamedTuple):
+    low: jax.Array
+    high: jax.Array
+    s: jax.Array
+    last: jax.Array  # the length of the last step, and of the one before it
+    before: jax.Array
+    done: jax.Array
+    iterations: jax.Array
+
+
+def steep_dual(
+    objective: Separable, weights: jax.Array, total: jax.Array, lower: jax.Array, upper: jax.Array, max_iterations: int
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """`(y, s, sweeps, claim)` with `y = psi(w s)` and `w'y = total`."""
+    least, most = (jnp.sum(weights * jnp.where(weights >= 0, *ends)) for ends in ((lower, upper), (upper, lower)))
+    row = Row(objective, weights, lower, upper, total, total - least, most - total)
+    scale = jnp.max(jnp.abs(weights))
+    start = _guess(row)
+    s, found, sweeps = _interpolate(row, start, scale)
+    s, sweeps = jax.lax.cond(
+        in_any(~found),
+        lambda: _search(row, jnp.where(jnp.isfinite(s), s, start), found, scale, sweeps, max_iterations),
+        lambda: (s, jnp.full_like(s, sweeps, jnp.int32)),
+    )
+    eps = jnp.finfo(s.dtype).eps
+    short = jnp.maximum(-row.above_least, -row.below_most)
+    infeasible = short > 4 * eps * (1 + jnp.abs(total) + jnp.abs(least) + jnp.abs(most))
+    claim = jnp.where(infeasible, Status.PRIMAL_INFEASIBLE, Status.SOLVED)
+    ray = jnp.where(total > most, 1.0, -1.0).astype(s.dtype)
+    assert objective.minimiser is not None
+    s = jnp.where(infeasible, ray, s)
+    return objective.minimiser(weights * s, objective.theta), s, sweeps, claim
+
+
+def _search(
+    row: Row, s: jax.Array, found: jax.Array, scale: jax.Array, sweeps: int, max_iterations: int
+) -> tuple[jax.Array, jax.Array]:
+    """The root for whatever scores; `s` where it is `found` already."""
+    row = row._replace(weights=jnp.broadcast_to(row.weights, row.lower.shape))
+    least, most = jnp.where(row.weights >= 0, row.lower, row.upper), jnp.where(row.weights >= 0, row.upper, row.lower)
+    low, high = _bracket(row, least, most)
+    # At an end of the reach every y is at a bound: s is any number far beyond the bracket.
+    huge = 0.25 * jnp.finfo(s.dtype).max
+    low, high = jnp.where(jnp.isfinite(low), low, -huge), jnp.where(jnp.isfinite(high), high, huge)
+    end = jnp.where(row.below_most <= 0, huge, -huge)
+    at_end = (row.above_least <= 0) | (row.below_most <= 0)
+    steps = row.objective.gradient(0.5 * (row.lower + row.upper)) / jnp.where(row.weights == 0, jnp.inf, row.weights)
+    heights = jnp.abs(row.weights) * (row.upper - row.lower)
+    unbounded = (low <= -huge) | (high >= huge)
+    wide = ~found & ~at_end & ~unbounded & ((high - low) * scale > _WIDE)
+    s = jnp.where(found, s, jnp.clip(s, low, high))
+    s = step_root(steps, heights, row.above_least, low, high, s, wide, _NARROW / scale)
+    s, sweeps_now = _newton(row, low, high, s, found | at_end, scale, sweeps, max_iterations)
+    return jnp.where(at_end, end, s), sweeps_now
+
+
+def _bracket(row: Row, least: jax.Array, most: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """From the slopes at two points of the box, the same part of the way from where the sum is smallest to where it
+    is largest; the sum at the one is below the total, at the other above it."""
+    part = row.above_least / (row.above_least + row.below_most)
+
+    def slopes(part: jax.Array, rest: jax.Array) -> jax.Array:
+        y = jnp.where(part < 0.5, least + part * (most - least), most - rest * (most - least))
+        return row.objective.gradient(y) / jnp.where(row.weights == 0, jnp.inf, row.weights)
+
+    rest = row.below_most / (row.above_least + row.below_most)
+    low, high = slopes(0.5 * part, 1 - 0.5 * part), slopes(1 - 0.5 * rest, 0.5 * rest)
+    low = jnp.min(jnp.where(jnp.isfinite(low), low, jnp.inf))
+    high = jnp.max(jnp.where(jnp.isfinite(high), high, -jnp.inf))
+    margin = 8 * jnp.finfo(low.dtype).eps * (jnp.abs(low) + jnp.abs(high))
+    return low - margin, high + margin
+
+
+def _guess(row: Row) -> jax.Array:
+    """The root for normally distributed steps of the same mean and variance, psi being near to logistic; a sample of
+    them will do."""
+    n = row.lower.size
+    stride = n // _SAMPLE if n >= 2 * _SAMPLE else 1
+    some = jax.tree.map(lambda leaf: leaf[::stride] if leaf.ndim else leaf, row)
+    steps = some.objective.gradient(0.5 * (some.lower + some.upper)) / some.weights
+    usable = jnp.isfinite(steps)
+    count = jnp.maximum(jnp.sum(usable.astype(steps.dtype)), 1)
+    steps = jnp.where(usable, steps, 0)
+    mean = jnp.sum(steps) / count
+    rest = jnp.where(usable, steps - mean, 0)
+    scale = jnp.mean(jnp.abs(some.weights))
+    spread = jnp.sum(rest * rest) / count * scale * scale
+    odds = jnp.log(row.above_least) - jnp.log(row.below_most)
+    start = mean + odds * jnp.sqrt(1 + jnp.pi / 8 * spread) / scale
+    return jnp.where(jnp.isfinite(start), start, 0.0)
+
+
+def step_root(
+    steps: jax.Array,
+    heights: jax.Array,
+    total: jax.Array,
+    low: jax.Array,
+    high: jax.Array,
+    start: jax.Array,
+    wanted: jax.Array,
+    width: jax.Array,
+) -> jax.Array:
+    """Where the step function `sum of heights of the steps below s` passes `total`: the step, if that is found to
+    within `width`, or the middle of the gap on which it is equal to it. `start` where it is not `wanted`."""
+
+    def unfinished(state: tuple[jax.Array, ...]) -> jax.Array:
+        *_, done, iterations = state
+        return ~done & (iterations < _BISECTIONS)
+
+    def halve(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        low, high, s, _, iterations = state
+        level = block_sum(jnp.where(steps < s, heights, 0))
+        low, high = jnp.where(level < total, s, low), jnp.where(level > total, s, high)
+        middle = 0.5 * low + 0.5 * high
+        done = (level == total) | (high - low <= width) | (middle == s)
+        return low, high, jnp.where(level == total, s, middle), done, iterations + 1
+
+    middle = 0.5 * low + 0.5 * high
+    state = low, high, jnp.where(wanted, middle, start), ~wanted, jnp.zeros((), jnp.int32)
+    low, _, s, _, _ = jax.lax.while_loop(unfinished, halve, state)
+
+    def snapped() -> jax.Array:
+        on_gap = block_sum(jnp.where(steps < s, heights, 0)) == total
+        below = jnp.max(jnp.where(steps < s, steps, -jnp.inf))
+        above = jnp.min(jnp.where(steps < jnp.where(on_gap, s, low), jnp.inf, steps))
+        at = jnp.where(on_gap & jnp.isfinite(below), 0.5 * below + 0.5 * above, above)
+        return jnp.where(jnp.isfinite(at), at, s)
+
+    return jnp.where(wanted, jax.lax.cond(in_any(wanted), snapped, lambda: s), start)
+
+
+def _interpolate(row: Row, s: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array, int]:
+    """Inverse interpolation of `log(c / (h - c))` of the plain sums `c`: one sum a sweep.
+
+    Returns `(s, found, sweeps)`. Plain sums know s only to rounding of the total: it is `found` only where the slope
+    is large enough for that not to matter, and where interpolation of one order less says the same.
+    """
+    eps = jnp.finfo(s.dtype).eps
+    sweeps = _SUMS
+    points: list[jax.Array] = []
+    values: list[jax.Array] = []
+    residuals: list[jax.Array] = []
+    coarse = s
+    assert row.objective.minimiser is not None
+    for _ in range(sweeps):
+        residual = block_sum(row.weights * row.objective.minimiser(row.weights * s, row.objective.theta)) - row.total
+        points.append(s)
+        residuals.append(residual)
+        values.append(jnp.log1p(residual / row.above_least) - jnp.log1p(-residual / row.below_most))
+        coarse, s = _inverse(points[-3:], values[-3:], scale)
+    slope = (residuals[-1] - residuals[-2]) / jnp.where(points[-1] == points[-2], 1, points[-1] - points[-2]) / scale
+    settled = jnp.abs(s - coarse) <= 4 * eps * jnp.maximum(jnp.abs(s), 1 / scale)
+    return s, settled & (8 * slope > jnp.abs(row.total) + row.above_least), sweeps
+
+
+def _inverse(points: list[jax.Array], values: list[jax.Array], scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Where the value is zero, by the last two points, and by all (up to three); of one point, with slope `scale`."""
+    if len(points) == 1:
+        s = points[0] - values[0] / scale
+        return s, s
+    (b, c), (fb, fc) = points[-2:], values[-2:]
+    line = c - fc * (c - b) / jnp.where(fc == fb, 1.0, fc - fb)
+    if len(points) == 2:
+        return line, line
+    a, fa = points[0], values[0]
+    curved = (fa != fb) & (fb != fc) & (fa != fc)
+    first, second = (c - b) / jnp.where(curved, fc - fb, 1.0), (b - a) / jnp.where(curved, fb - fa, 1.0)
+    bend = (first - second) / jnp.where(curved, fc - fa, 1.0)
+    return line, jnp.where(curved, line + fb * fc * bend, line)
+
+
+def _newton(
+    row: Row,
+    low: jax.Array,
+    high: jax.Array,
+    start: jax.Array,
+    done: jax.Array,
+    scale: jax.Array,
+    sweeps: int,
+    max_iterations: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Newton on `log(E / D)` from `start`; a step that leaves the bracket, or is not half as long as the one before
+    the last, is replaced by bisection."""
+    objective, weights = row.objective, row.weights
+    assert objective.minimiser is not None
+    assert objective.complement is not None
+    minimiser, complement = objective.minimiser, objective.complement
+    eps = jnp.finfo(low.dtype).eps
+    heights = jnp.abs(weights) * (row.upper - row.lower)
+
+    def step(state: _State) -> _State:
+        s = state.s
+        z = weights * s
+        down, up = minimiser(z, objective.theta) - row.lower, complement(z, objective.theta)
+        slope = weights * weights * slope_of_minimiser(objective, z, row.lower, row.upper)
+        c, rest = (jnp.abs(weights) * jnp.where(weights >= 0, *pair) for pair in ((down, up), (up, down)))
+        beyond = c > rest
+        N, P = block_sum(jnp.where(beyond, 0, c)), block_sum(jnp.where(beyond, rest, 0))
+        N_slope, P_slope = block_sum(jnp.where(beyond, 0, slope)), block_sum(jnp.where(beyond, slope, 0))
+        full, room = block_sum(jnp.where(beyond, heights, 0)), block_sum(jnp.where(beyond, 0, heights))
+        over = full - row.above_least
+        residual = N - P + over
+        # Too few are beyond the middle: the rest share what is missing. Too many: they share what there is.
+        p = jnp.clip(-over / jnp.where(over < 0, room, 1.0), 0, 1)
+        q = jnp.clip(over / jnp.where(over > 0, full, 1.0), 0, 1)
+        E, E_slope = (1 - p) * N + jnp.maximum(over, 0) - q * P, (1 - p) * N_slope + q * P_slope
+        D, D_slope = (1 - q) * P + jnp.maximum(-over, 0) - p * N, (1 - q) * P_slope + p * N_slope
+        both = (E > 0) & (D > 0)
+        E, D = jnp.where(both, E, 1.0), jnp.where(both, D, 1.0)
+        plain = -residual / (N_slope + P_slope)
+        move = jnp.where(both, -(jnp.log(E) - jnp.log(D)) / (E_slope / E + D_slope / D), plain)
+        low, high = jnp.where(residual <= 0, s, state.low), jnp.where(residual >= 0, s, state.high)
+        newton = s + move
+        rounding = 8 * eps * jnp.maximum(jnp.abs(s), 1 / scale)  # by which E - D and log(E / D) may disagree
+        inside = (newton >= low - rounding) & (newton <= high + rounding)
+        slow = 2 * jnp.abs(move) > state.before
+        following = jnp.where(inside & ~slow, jnp.clip(newton, low, high), 0.5 * (low + high))
+        converged = both & inside & (2 * (scale * move) ** 2 <= eps)
+        # Where s or the scores are large it is their rounding that ends the search.
+        settled = converged | (jnp.abs(move) <= 2 * eps * jnp.abs(s))
+        exact = residual == 0
+        following = jnp.where(exact, s, jnp.where(settled, jnp.clip(newton, low, high), following))
+        narrow = (high - low) <= 2 * eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
+        done = exact | settled | narrow | ~jnp.isfinite(residual)
+        return _State(low, high, following, jnp.abs(following - s), state.last, done, state.iterations + 1)
+
+    def unfinished(state: _State) -> jax.Array:
+        return ~state.done & (state.iterations < max_iterations)
+
+    width = high - low
+    state = _State(low, high, start, width, width, done, jnp.asarray(sweeps, jnp.int32))
+    final = jax.lax.while_loop(unfinished, step, state)
+    return final.s, final.iterations
