@@ -143,8 +143,10 @@ def check(app, env):
 # -------------------------------------------------------------------------- Markdown to reStructuredText
 def convert(app, what, name, value, options, lines):
     """A docstring, in place."""
-    del what, value, options
+    del value, options
     lines[:] = list(_blocks(lines, lambda text: _inline(app, name, text)))
+    if what in ("property", "attribute"):
+        lines[:0] = ["..", ""]  # a comment: napoleon takes what stands before a colon in the first line for a type
 
 
 def _inline(app, name, text):

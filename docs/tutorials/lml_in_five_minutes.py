@@ -53,7 +53,8 @@ label = 3
 
 
 def loss(scores):
-    return -log_lml(scores, 2)[label]
+    chosen, _ = log_lml(scores, 2)  # log y and log(1 - y)
+    return -chosen[label]
 
 
 slope = jax.grad(loss)(scores)
