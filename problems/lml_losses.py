@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kkt_solvers._arrays import floating
 from kkt_solvers._mirror import xlogx
@@ -88,8 +89,8 @@ def lml_fenchel_young_loss(x: Any, targets: Any, k: Any, *, axis: int = -1, **op
 
 def _targets(x: Any, targets: Any) -> jax.Array:
     targets = floating(targets, "targets")
-    if targets.shape != jnp.shape(x):
-        raise ValueError(f"targets must have the shape of x, {jnp.shape(x)}, got {targets.shape}")
+    if targets.shape != np.shape(x):
+        raise ValueError(f"targets must have the shape of x, {np.shape(x)}, got {targets.shape}")
     return targets
 
 
