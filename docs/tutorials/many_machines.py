@@ -28,6 +28,8 @@ import kkt_solvers as kkt
 from kkt_solvers import projections
 
 # A mesh is a grid of devices with names for its axes. Rows of the batch go along "batch".
+# The compiler lays out what lies between: Auto. (Explicit axes, which newer versions of JAX make by default, do not go
+# through a solve.)
 mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
 split, whole = PartitionSpec("batch"), PartitionSpec()
 
