@@ -320,3 +320,20 @@ def test_warm_start_from_a_failed_solution(x64):
         assert name(solution) == "SOLVED"
         np.testing.assert_allclose(solution.primal, cold.primal, atol=1e-9)
     assert solution.iterations == 0
+
+
+def smooth_dispatch(y, prices):
+    return prices @ y + 0.8 * jnp.sum(jnp.diff(y) ** 2) + 0.01 * jnp.sum(y**2)
+
+
+def test_a_quadratic_as_an_opaque_function(x64):
+    # From the lower bounds, with slopes and products of quite different sizes.
+    prices = jnp.array([32, 34, 33, 30, 26, 22, 18, 15, 13, 12, 13, 16, 22, 28.0])
+    P = jax.hessian(smooth_dispatch)(jnp.zeros(14), prices)
+    rest = kkt.Sum(30.0), kkt.Box(0.0, 7.0)
+    expected = kkt.solve(kkt.Problem(kkt.Quadratic(P, prices), *rest))
+    for start in (0.0, 2.0, 7.0):
+        solution = kkt.solve(kkt.Problem(smooth_dispatch, *rest, args=(prices,)), jnp.full(14, start))
+        assert name(solution) == "SOLVED"
+        assert solution.iterations <= 15
+        np.testing.assert_allclose(solution.primal, expected.primal, atol=1e-9)
