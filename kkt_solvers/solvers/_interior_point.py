@@ -22,7 +22,7 @@ from kkt_solvers._progress import report
 from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._equilibrate import Scales, equilibrated
-from kkt_solvers.solvers._line_search import TO_BOUNDARY, Iterate, backtracked, longest_part
+from kkt_solvers.solvers._line_search import TO_BOUNDARY, Iterate, backtracked
 from kkt_solvers.solvers._newton import factorised, is_convex, is_sparse, regularisation
 from kkt_solvers.solvers._polish import off_steep_bounds, polished
 
@@ -210,6 +210,13 @@ def _start_quadratic(problem: FlatProblem, has: Any, moves: jax.Array) -> Iterat
     )
 
 
+def _longest(value: jax.Array, step: jax.Array) -> jax.Array:
+    """The largest part of `step`, at most one, that keeps `value` nonnegative."""
+    return jnp.minimum(
+        1.0, jnp.min(jnp.where(step < 0, -value / jnp.where(step < 0, step, 1.0), jnp.inf), initial=jnp.inf)
+    )
+
+
 def _iterate(
     problem: FlatProblem, init: jax.Array, warm: Any, measured: Any, exact: Any, tol: float, max_iterations: int
 ) -> _State:
@@ -252,8 +259,8 @@ def _iterate(
         )
 
     def longest(p: Iterate, d: Iterate) -> tuple[jax.Array, jax.Array]:
-        primal = jnp.minimum(longest_part(p.below, d.below), longest_part(p.above, d.above))
-        dual = jnp.minimum(longest_part(p.zl, d.zl), longest_part(p.zu, d.zu))
+        primal = jnp.minimum(_longest(p.below, d.below), _longest(p.above, d.above))
+        dual = jnp.minimum(_longest(p.zl, d.zl), _longest(p.zu, d.zu))
         both = jnp.minimum(primal, dual)
         return (primal, dual) if linear else (both, both)
 

@@ -6,11 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import tree_where
 from kkt_solvers._problem import Box, FlatProblem
 
 TO_BOUNDARY = 0.99  # the part of the way to the nearest bound that a step may go, at least
-_LEAST = 0.1  # the part of a step to the nearest bound, below which other slacks do not wait for that one
 _BACKTRACKS = 30
 _CURVED = 10.0  # the logarithm of the largest part of a slack that a curved step may take
 
@@ -22,13 +20,6 @@ class Iterate(NamedTuple):
     above: jax.Array
     zl: jax.Array
     zu: jax.Array
-
-
-def longest_part(value: jax.Array, step: jax.Array) -> jax.Array:
-    """The largest part of `step`, at most one, that keeps `value` nonnegative."""
-    return jnp.minimum(
-        1.0, jnp.min(jnp.where(step < 0, -value / jnp.where(step < 0, step, 1.0), jnp.inf), initial=jnp.inf)
-    )
 
 
 def _moved(box: Box, has: Any, p: Iterate, d: Iterate, size: jax.Array, curved: jax.Array) -> Iterate:
@@ -47,6 +38,11 @@ def _moved(box: Box, has: Any, p: Iterate, d: Iterate, size: jax.Array, curved: 
         return slack * jnp.where(curved & (part < 0), bent, straight)
 
     below, above = shorter(p.below, d.below), shorter(p.above, d.above)
+    # What grows on one side of the box shrinks on the other.
+    width = jnp.where(has[0] & has[1], upper - lower, jnp.inf)
+    below, above = (
+        jnp.minimum(new, width - (1 - TO_BOUNDARY) * other) for new, other in ((below, p.above), (above, p.below))
+    )
     near_lower = has[0] & (~has[1] | (p.below <= p.above))
     near_upper = has[1] & ~near_lower
     y = p.y + size * d.y
@@ -67,9 +63,8 @@ def _moved(box: Box, has: Any, p: Iterate, d: Iterate, size: jax.Array, curved: 
 def backtracked(
     problem: FlatProblem, has: Any, conditions: Callable[[Iterate], Any], p: Iterate, d: Iterate, centre: jax.Array
 ) -> Iterate:
-    """The largest of the parts 1, 1/2, 1/4 ... of the step `d` from `p` for which the norm of the KKT conditions,
-    relaxed to `z (y - l) = centre`, falls; `has` says which bounds there are. Of three ways the one that leads to the
-    smallest norm is taken: each slack for itself, straight or curved, or all together up to the nearest bound."""
+    """The largest of the parts 1, 1/2, 1/4 ... of the step `d` from `p`, straight or curved, for which the norm of the
+    KKT conditions, relaxed to `z (y - l) = centre`, falls; `has` says which bounds there are."""
     dtype, eps, target = p.y.dtype, float(jnp.finfo(p.y.dtype).eps), problem.equality.target
     # A slope counts as much as the coordinate can move: so all parts are of the size of the objective.
     room = jnp.minimum(jnp.minimum(p.below, p.above), 1.0)
@@ -81,25 +76,18 @@ def backtracked(
         high = jnp.where(has[1], q.above * q.zu - centre, 0.0)
         return jnp.sqrt(sum(jnp.vdot(part, part) for part in (rd, rp, low, high)))
 
-    pairs = (p.below, d.below), (p.above, d.above), (p.zl, d.zl), (p.zu, d.zu)
-    longest = TO_BOUNDARY * jnp.min(jnp.stack([longest_part(*pair) for pair in pairs]))
-
-    def moved(size: jax.Array, way: jax.Array) -> Iterate:
-        by_slacks = _moved(problem.box, has, p, d, size, way == 1)
-        together = jax.tree.map(lambda value, step: value + size * longest * step, p, d)
-        return tree_where(way == 2, together, by_slacks)
+    def moved(size: jax.Array, curved: jax.Array) -> Iterate:
+        return _moved(problem.box, has, p, d, size, curved)
 
     before, whole = merit(p), jnp.ones((), dtype)
     floor = 10 * eps * (1 + jnp.max(jnp.abs(target), initial=0))  # below it the merit is rounding
-    merits = jax.vmap(lambda way: merit(moved(whole, way)))(jnp.arange(3))
-    useless = jnp.isnan(merits) | ((jnp.arange(3) == 2) & (longest < _LEAST))
-    way = jnp.argmin(jnp.where(useless, jnp.inf, merits))
+    curved = merit(moved(whole, jnp.ones((), bool))) < merit(moved(whole, jnp.zeros((), bool)))
 
     def too_long(state: Any) -> jax.Array:
         size, tries = state
-        after = merit(moved(size, way))
+        after = merit(moved(size, curved))
         return ~(after <= jnp.maximum((1 - 0.01 * size) * before * (1 + 10 * eps), floor)) & (tries < _BACKTRACKS)
 
     start = whole, jnp.zeros((), jnp.int32)
     size, _ = jax.lax.while_loop(too_long, lambda s: (0.5 * s[0], s[1] + 1), start)
-    return moved(size, way)
+    return moved(size, curved)
