@@ -22,8 +22,9 @@ def _in_any_of_batch(size: int, batched: Any, flag: jax.Array) -> tuple[jax.Arra
     return in_any(jnp.any(flag, axis=0)), False
 
 
-def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+def one_by_one(function: Callable[..., Any], *, by_first: bool = False) -> Callable[..., Any]:
     """`function` of arrays, mapped over a batch one instance after the other on a CPU; elsewhere a batch stays one.
+    With `by_first` it stays one also where the first argument is the same for all: one matrix, many right-hand sides.
 
     On a CPU nothing is lost by it: every instance stays in the cache and stops on its own, and a `lax.cond` takes one
     branch only. A batched LAPACK call, however, spreads over the threads of XLA's pool and waits, in a thread of that
@@ -52,7 +53,9 @@ def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
         def together(*leaves: jax.Array) -> Any:
             return jax.vmap(function, in_axes=axes, axis_size=size)(*structure.unflatten(leaves))
 
-        if jax.default_backend() == "cpu":
+        if by_first and not own[0]:
+            out = one_by_one(together, by_first=True)(*leaves)
+        elif jax.default_backend() == "cpu":
             out = sequential(*leaves)
         else:  # the CPU may still be where it runs
             out = jax.lax.platform_dependent(*leaves, cpu=sequential, default=together)

@@ -21,7 +21,7 @@ from kkt_solvers._elementwise import minimise_elementwise
 from kkt_solvers._flatten import is_valid
 from kkt_solvers._linear import solve_semidefinite
 from kkt_solvers._objectives import Quadratic, Separable, hessian_product
-from kkt_solvers._problem import FlatProblem, Operator
+from kkt_solvers._problem import FlatProblem, Operator, Sum
 from kkt_solvers._solution import Dual, Residuals, Status
 
 
@@ -264,6 +264,8 @@ def row_sizes(problem: FlatProblem) -> jax.Array:
     """The largest absolute entry of each row of `A`; ones for an operator."""
     if isinstance(problem.equality, Operator):
         return jnp.ones_like(problem.equality.target)
+    if isinstance(problem.equality, Sum) and problem.equality.weights is None:  # or XLA folds a long constant
+        return jnp.ones(1, problem.equality.total.dtype)
     return largest_entries(problem.equality.rows(problem.box.lower.size), axis=1)
 
 

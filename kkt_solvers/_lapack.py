@@ -8,7 +8,9 @@ from kkt_solvers._batches import one_by_one
 cholesky = one_by_one(lambda K: jnp.linalg.cholesky(K, symmetrize_input=False))
 eigvalsh = one_by_one(jnp.linalg.eigvalsh)
 lu_factor = one_by_one(jax.scipy.linalg.lu_factor)
-lu_solve = one_by_one(lambda lu, pivots, b: jax.scipy.linalg.lu_solve((lu, pivots), b))
-cho_solve = one_by_one(lambda L, b: jax.scipy.linalg.cho_solve((L, True), b))
-solve_lower = one_by_one(lambda L, b: jax.scipy.linalg.solve_triangular(L, b, lower=True))
-solve_lower_transposed = one_by_one(lambda L, b: jax.scipy.linalg.solve_triangular(L, b, lower=True, trans=1))
+lu_solve = one_by_one(lambda lu, pivots, b: jax.scipy.linalg.lu_solve((lu, pivots), b), by_first=True)
+cho_solve = one_by_one(lambda L, b: jax.scipy.linalg.cho_solve((L, True), b), by_first=True)
+solve_lower = one_by_one(lambda L, b: jax.scipy.linalg.solve_triangular(L, b, lower=True), by_first=True)
+solve_lower_transposed = one_by_one(
+    lambda L, b: jax.scipy.linalg.solve_triangular(L, b, lower=True, trans=1), by_first=True
+)

@@ -337,3 +337,24 @@ def test_a_quadratic_as_an_opaque_function(x64):
         assert name(solution) == "SOLVED"
         assert solution.iterations <= 20
         np.testing.assert_allclose(solution.primal, expected.primal, atol=1e-9)
+
+
+def test_a_batch_of_larger_dense_problems(x64, rng):
+    # Batched LAPACK calls on a CPU once waited for each other for ever, at sizes like this one.
+    n, m = 100, 20
+    F, A, q = rng.normal(size=(4, n, n)), rng.normal(size=(4, m, n)), rng.normal(size=(4, n))
+    P, b = F @ F.transpose(0, 2, 1) / n + 0.1 * np.eye(n), A @ rng.uniform(0.2, 0.8, n)
+
+    def primal(q, P, A, b):
+        return kkt.solve(kkt.Problem(kkt.Quadratic(P, q), kkt.Affine(A, b), kkt.Box(0.0, 1.0))).primal
+
+    def both(*data):
+        return primal(*data), jax.jacobian(primal)(*data)
+
+    y, jacobian = jax.jit(jax.vmap(both))(q, P, A, b)
+    for i in range(4):
+        expected = kkt.solve(kkt.Problem(kkt.Quadratic(P[i], q[i]), kkt.Affine(A[i], b[i]), kkt.Box(0.0, 1.0)))
+        np.testing.assert_allclose(y[i], expected.primal, atol=1e-9)
+        free = (expected.primal > 1e-9) & (expected.primal < 1 - 1e-9)
+        K = np.block([[P[i][np.ix_(free, free)], A[i][:, free].T], [A[i][:, free], np.zeros((m, m))]])
+        np.testing.assert_allclose(jacobian[i][np.ix_(free, free)], -np.linalg.inv(K)[:-m, :-m], atol=1e-8)
