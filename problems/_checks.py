@@ -60,3 +60,8 @@ def solved(solution: Solution, value: Any = None) -> jax.Array:
     """`value`, or the primal, where the problem was solved; NaN elsewhere."""
     value = solution.primal if value is None else value
     return jnp.where(solution.status == Status.SOLVED, value, jnp.nan)
+
+
+def unless_solved(solution: Solution) -> jax.Array:
+    """Zero where the problem was solved, NaN elsewhere: to be added to what is derived from its solution."""
+    return jnp.where(solution.status == Status.SOLVED, 0.0, jnp.nan).astype(solution.primal.dtype)

@@ -23,6 +23,7 @@ from kkt_solvers._problem import Affine, Box, Problem
 from kkt_solvers._pytree import pytree
 from kkt_solvers._solution import Dual, Solution
 from kkt_solvers._solve import solve
+from kkt_solvers.problems import _checks
 
 
 @pytree(static=("horizon",))
@@ -227,7 +228,7 @@ def receding_horizon(regulator: Regulator, state: Any, disturbance: Any) -> Clos
 
 def _plan(regulator: Regulator, solution: Solution) -> Plan:
     (n, m), N = regulator.B.shape, regulator.horizon
-    y = jnp.where(solution.status == 0, solution.primal, jnp.nan)
+    y = _checks.solved(solution)
     return Plan(y[: N * m].reshape(N, m), y[N * m :].reshape(N, n))
 
 

@@ -31,6 +31,7 @@ from kkt_solvers._objectives import Quadratic
 from kkt_solvers._problem import Affine, Box, Problem, Sum
 from kkt_solvers._pytree import pytree
 from kkt_solvers._solve import solve
+from kkt_solvers.problems import _checks
 
 # ---------------------------------------------------------------------------------------------- one bus
 
@@ -93,7 +94,7 @@ def economic_dispatch(demand: Any, quadratic: Any, linear: Any, lower: Any, uppe
 
     def one(demand: jax.Array) -> Dispatch:
         solution = solve(EconomicDispatch(demand, quadratic, linear, lower, upper))
-        bad = jnp.where(solution.status == 0, 0.0, jnp.nan).astype(solution.primal.dtype)
+        bad = _checks.unless_solved(solution)
         return Dispatch(solution.primal + bad, bad - solution.dual.equality)
 
     return _over(demand.ndim, one)(demand)
@@ -317,7 +318,7 @@ def optimal_power_flow(network: Network, demand: Any) -> PowerFlow:
 
     def one(demand: jax.Array) -> PowerFlow:
         solution = solve(OptimalPowerFlow(network, demand))
-        bad = jnp.where(solution.status == 0, 0.0, jnp.nan).astype(solution.primal.dtype)
+        bad = _checks.unless_solved(solution)
         generation, flow = jnp.split(solution.primal + bad, [generators])
         angle = -jnp.asarray(path, flow.dtype) @ (flow / network.susceptance + network.shift)
         # Of the multipliers of both bounds one at most is not zero.

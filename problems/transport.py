@@ -20,6 +20,7 @@ from kkt_solvers._mirror import relative_entropy
 from kkt_solvers._objectives import Separable
 from kkt_solvers._problem import Affine, Box, Problem
 from kkt_solvers._solve import solve
+from kkt_solvers.problems import _checks
 
 
 def OptimalTransport(cost: Any, source: Any, target: Any, epsilon: Any) -> Problem:
@@ -154,7 +155,7 @@ def sinkhorn_divergence(x: Any, y: Any, epsilon: Any, source: Any = None, target
 
 def _one(cost: jax.Array, source: jax.Array, target: jax.Array, epsilon: jax.Array) -> tuple[jax.Array, jax.Array]:
     solution = solve(OptimalTransport(cost, source, target, epsilon))
-    bad = jnp.where(solution.status == 0, 0.0, jnp.nan).astype(solution.primal.dtype)
+    bad = _checks.unless_solved(solution)
     return solution.primal + bad, solution.objective + bad
 
 

@@ -1,7 +1,7 @@
 """One equality and a separable objective: a root of a monotone function of one variable."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from kkt_solvers._objectives import Quadratic, Separable
 from kkt_solvers._problem import FlatProblem, Sum
 from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver, separable, single_row
-from kkt_solvers.solvers._steep import steep_dual
+from kkt_solvers.solvers._steep import Search, steep_dual
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,6 @@ def _claim(y: jax.Array, claim: jax.Array) -> jax.Array:
 
 def _count(value: Any) -> jax.Array:
     return jnp.asarray(value, jnp.int32)
-
-
-class _State(NamedTuple):
-    low: jax.Array
-    high: jax.Array
-    s: jax.Array
-    last: jax.Array  # the length of the last step, and of the one before it
-    before: jax.Array
-    done: jax.Array
-    iterations: jax.Array
 
 
 def scalar_dual(
@@ -235,7 +225,7 @@ def _newton(
     leaves the bracket, or is not half as long as the one before the last, is replaced by bisection."""
     eps, largest = jnp.finfo(low.dtype).eps, jnp.sqrt(jnp.finfo(low.dtype).max)
 
-    def step(state: _State) -> _State:
+    def step(state: Search) -> Search:
         s = state.s
         E, D, E_slope, D_slope = _signed_parts(objective, weights, total, lower, upper, s)
         residual = E - D
@@ -262,9 +252,9 @@ def _newton(
         exact = residual == 0
         following = jnp.where(exact, s, jnp.where(settled, jnp.clip(newton, low, high), following))
         done = exact | settled | narrow | ~jnp.isfinite(residual)
-        return _State(low, high, following, jnp.abs(following - s), state.last, done, state.iterations + 1)
+        return Search(low, high, following, jnp.abs(following - s), state.last, done, state.iterations + 1)
 
-    def unfinished(state: _State) -> jax.Array:
+    def unfinished(state: Search) -> jax.Array:
         return ~state.done & (state.iterations < max_iterations)
 
     # An end at the largest number stands for an unbounded range: start near zero, not half way to it.
@@ -274,5 +264,5 @@ def _newton(
     start = jnp.where(empty, low, start)
     width = high - low
     scale = jnp.minimum(jnp.maximum(jnp.abs(low), jnp.abs(high)), 1 / eps)
-    final = jax.lax.while_loop(unfinished, step, _State(low, high, start, width, width, empty, _count(0)))
+    final = jax.lax.while_loop(unfinished, step, Search(low, high, start, width, width, empty, _count(0)))
     return final.s, final.iterations

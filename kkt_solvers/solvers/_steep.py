@@ -44,7 +44,9 @@ class Row(NamedTuple):
     below_most: jax.Array
 
 
-class _State(NamedTuple):
+class Search(NamedTuple):
+    """A root between `low` and `high`, from `s` on."""
+
     low: jax.Array
     high: jax.Array
     s: jax.Array
@@ -234,7 +236,7 @@ def _newton(
     eps = jnp.finfo(low.dtype).eps
     heights = jnp.abs(weights) * (row.upper - row.lower)
 
-    def step(state: _State) -> _State:
+    def step(state: Search) -> Search:
         s = state.s
         z = weights * s
         down, up = minimiser(z, objective.theta) - row.lower, complement(z, objective.theta)
@@ -268,12 +270,12 @@ def _newton(
         following = jnp.where(exact, s, jnp.where(settled, jnp.clip(newton, low, high), following))
         narrow = (high - low) <= 2 * eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
         done = exact | settled | narrow | ~jnp.isfinite(residual)
-        return _State(low, high, following, jnp.abs(following - s), state.last, done, state.iterations + 1)
+        return Search(low, high, following, jnp.abs(following - s), state.last, done, state.iterations + 1)
 
-    def unfinished(state: _State) -> jax.Array:
+    def unfinished(state: Search) -> jax.Array:
         return ~state.done & (state.iterations < max_iterations)
 
     width = high - low
-    state = _State(low, high, start, width, width, done, jnp.asarray(sweeps, jnp.int32))
+    state = Search(low, high, start, width, width, done, jnp.asarray(sweeps, jnp.int32))
     final = jax.lax.while_loop(unfinished, step, state)
     return final.s, final.iterations
