@@ -7,6 +7,7 @@ from kkt_solvers._batches import one_by_one
 
 cholesky = one_by_one(lambda K: jnp.linalg.cholesky(K, symmetrize_input=False))
 eigvalsh = one_by_one(jnp.linalg.eigvalsh)
+pinv = one_by_one(lambda K: jnp.linalg.pinv(K, hermitian=True))
 lu_factor = one_by_one(jax.scipy.linalg.lu_factor)
 lu_solve = one_by_one(lambda lu, pivots, b: jax.scipy.linalg.lu_solve((lu, pivots), b), by_first=True)
 cho_solve = one_by_one(lambda L, b: jax.scipy.linalg.cho_solve((L, True), b), by_first=True)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kkt_solvers import _lapack as lapack
 from kkt_solvers._arrays import dense, float_dtype, floating, is_concrete
 from kkt_solvers._conditions import default_tolerance, residuals
 from kkt_solvers._mirror import xlogx
@@ -23,6 +24,7 @@ from kkt_solvers._objectives import Smooth
 from kkt_solvers._problem import Affine, Box, FlatProblem, Problem
 from kkt_solvers._solution import Dual, Status
 from kkt_solvers._solve import solve
+from kkt_solvers.problems import _checks
 from kkt_solvers.solvers import InteriorPoint
 
 _NEWTON = 10  # steps
@@ -85,7 +87,7 @@ class ElementPotentials:
             corner = (jnp.sum(n) - total)[None, None]
             J = jnp.block([[(formula * n) @ formula.T, (formula @ n)[:, None]], [(formula @ n)[None], corner]])
             # Elements may be dependent: the least of the steps.
-            return state + jnp.clip(jnp.linalg.pinv(J, hermitian=True) @ rest, -2, 2)
+            return state + jnp.clip(lapack.pinv(J) @ rest, -2, 2)
 
         state = jax.lax.fori_loop(0, _NEWTON, step, jnp.append(-dual.equality, jnp.log(jnp.sum(first))))
         least = 2 * jnp.finfo(init.dtype).tiny  # what is rarer is held there by a multiplier
@@ -135,7 +137,7 @@ def chemical_equilibrium(gibbs: Any, formula: Any, abundance: Any, pressure: Any
         amount, zero = jnp.sum(jnp.abs(abundance)), jax.lax.stop_gradient(jnp.linalg.lstsq(formula.T, gibbs)[0])
         problem = ChemicalEquilibrium(gibbs - zero @ formula, formula, abundance / amount, pressure)
         solution = solve(problem, solver=ElementPotentials())
-        bad = jnp.where(solution.status == 0, 0.0, jnp.nan).astype(dtype)
+        bad = _checks.unless_solved(solution)
         potentials = zero + bad - solution.dual.equality
         fractions = jnp.exp(potentials @ formula - gibbs - jnp.log(pressure))
         return amount * jnp.sum(solution.primal) * fractions, fractions, potentials
