@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kkt_solvers import _lapack as lapack
 from kkt_solvers._arrays import cast, float_dtype, floating
 from kkt_solvers._objectives import LowRank, Quadratic
 from kkt_solvers._problem import Affine, Box, Problem, Sum
@@ -183,7 +184,7 @@ def _of_trades(S: Any) -> Any:
         return LowRank(jnp.concatenate([d, d, jnp.zeros_like(d[:1])]), jnp.concatenate([V, -V, jnp.zeros_like(V[:1])]))
     if S.ndim == 1:
         return jnp.concatenate([S, S, jnp.zeros_like(S[:1])])
-    least = jax.lax.stop_gradient(jnp.maximum(jnp.linalg.eigvalsh(S)[0], 0.0))
+    least = jnp.maximum(lapack.eigvalsh(jax.lax.stop_gradient(S))[0], 0.0)
     cross = least * jnp.eye(len(S), dtype=S.dtype) - S
     return jnp.pad(jnp.block([[S, cross], [cross, S]]), (0, 1))
 
