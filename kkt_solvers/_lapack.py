@@ -5,7 +5,8 @@ import jax.numpy as jnp
 
 from kkt_solvers._batches import one_by_one
 
-cholesky = one_by_one(lambda K: jnp.linalg.cholesky(K, symmetrize_input=False))
+# LAPACK wants columns, XLA keeps rows: the transpose of a symmetric matrix is there without a copy.
+cholesky = one_by_one(lambda K: jnp.linalg.cholesky(K.mT, symmetrize_input=False))
 eigvalsh = one_by_one(jnp.linalg.eigvalsh)
 pinv = one_by_one(lambda K: jnp.linalg.pinv(K, hermitian=True))
 lu_factor = one_by_one(jax.scipy.linalg.lu_factor)

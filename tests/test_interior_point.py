@@ -297,7 +297,8 @@ def test_progress_and_history(x64, capsys):
 
     solution = kkt.solve(problem, progress=record)
     assert [row[0] for row in sorted(rows)] == list(range(int(solution.iterations) + 1))
-    assert sorted(rows)[-1][2] < 1e-5 < sorted(rows)[0][2]  # the active set is then solved for
+    assert sorted(rows)[-1][2] < 1e-8 < sorted(rows)[0][2]
+    np.testing.assert_allclose(sorted(rows)[-1][1], solution.objective)
     kkt.solve(problem, solver=kkt.ProjectedGradient(), progress=True)
     table = capsys.readouterr().out.splitlines()
     assert "iteration" in table[0]

@@ -107,7 +107,7 @@ def test_a_warm_start_needs_no_iterations(x64, rng):
     h = G @ rng.uniform(-0.5, 0.5, n) + 0.05
     cold = kkt.solve_qp(P, q, G, h, np.ones((1, n)), [0.3], lb=-0.5, ub=0.5)
     warm = kkt.solve_qp(P, q + 1e-4, G, h, np.ones((1, n)), [0.3], lb=-0.5, ub=0.5, init=cold)
-    assert cold.iterations > 5
+    assert cold.iterations > 3
     assert warm.iterations == 0
     warm.raise_if_failed()
     again = kkt.solve_qp(P, q + 1e-4, G, h, np.ones((1, n)), [0.3], lb=-0.5, ub=0.5)

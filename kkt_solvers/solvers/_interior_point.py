@@ -28,7 +28,9 @@ from kkt_solvers.solvers._polish import off_steep_bounds, polished
 
 _SHORT = 0.8  # steps below it are corrected, up to so many times
 _CORRECTORS = 3
-_IDENTIFIED = 1e-5  # the residual at which the active set is tried
+_IDENTIFIED = 1e-2  # the residual at which the active set is first tried
+_VERTEX = 1e-5  # that of a linear program, where it cannot be mended
+_RETRY = 1e-3  # by how much the residual falls until the next time
 _PATIENCE = 50  # iterations without progress
 _INFINITE = 1e15  # bounds beyond this are none
 
@@ -37,10 +39,11 @@ class _State(NamedTuple):
     now: Iterate
     best: tuple[jax.Array, Dual]  # in the terms of the problem that is not scaled
     smallest: jax.Array  # its largest KKT residual
-    identified: jax.Array  # whether its active set has been solved for
+    due: jax.Array  # that at which its active set is solved for next
     mark: jax.Array  # what it was when it last fell by a tenth, and the iterations since
     since: jax.Array
     claim: jax.Array
+    firm: jax.Array  # whether a matrix of it was not definite without more regularisation
     iterations: jax.Array
 
 
@@ -95,10 +98,20 @@ class InteriorPoint(Solver):
             y, dual, smallest = polished(problem, *found, smallest)
             return (y, dual), smallest
 
+        def told(state: _State) -> None:
+            report(state.iterations, problem.objective(state.best[0]), state.smallest)
+
         # Of a similar problem the active set is often the same.
         warm = None if dual is None else exact((init, dual), jnp.asarray(jnp.inf, init.dtype))
         final = _iterate(
-            scaled, init / scales.variables, warm, measured, exact if self.polish else None, tol, self.max_iterations
+            scaled,
+            init / scales.variables,
+            warm,
+            measured,
+            exact if self.polish else None,
+            told,
+            tol,
+            self.max_iterations,
         )
         (y, dual), smallest = final.best, final.smallest
         nu, ray, claim = final.now.nu, final.now.y, final.claim
@@ -180,7 +193,7 @@ def _start_quadratic(problem: FlatProblem, has: Any, moves: jax.Array) -> Iterat
     lower, upper = problem.box.lower, problem.box.upper
     objective, equality = problem.objective, problem.equality
     y = jnp.where(moves > 0, 0.0, lower)
-    solve = factorised(problem, y, jnp.ones_like(y), moves)
+    solve, _ = factorised(problem, y, jnp.ones_like(y), moves, jnp.ones((), bool))
     target = jnp.ravel(equality.target - equality.product(y))
     dy, nu = solve(-objective.gradient(y), target)
     y = y + moves * dy
@@ -218,7 +231,14 @@ def _longest(value: jax.Array, step: jax.Array) -> jax.Array:
 
 
 def _iterate(
-    problem: FlatProblem, init: jax.Array, warm: Any, measured: Any, exact: Any, tol: float, max_iterations: int
+    problem: FlatProblem,
+    init: jax.Array,
+    warm: Any,
+    measured: Any,
+    exact: Any,
+    told: Any,
+    tol: float,
+    max_iterations: int,
 ) -> _State:
     objective, equality, (lower, upper) = problem.objective, problem.equality, (problem.box.lower, problem.box.upper)
     dtype, eps = init.dtype, float(jnp.finfo(init.dtype).eps)
@@ -301,7 +321,7 @@ def _iterate(
         mu = gap(p)
         rd, rp = conditions(p)
         D = p.zl / p.below + p.zu / p.above
-        solve = factorised(problem, p.y, D, moves)
+        solve, definite = factorised(problem, p.y, D, moves, state.firm)
         affine = direction(p, solve, rd, rp, -p.below * p.zl, -p.above * p.zu)
         ap, ad = longest(p, affine)
         reached = gap(advance(p, affine, ap, ad))
@@ -324,7 +344,6 @@ def _iterate(
         finite = jnp.all(jnp.isfinite(following.y)) & jnp.isfinite(largest)
         better = finite & (largest < state.smallest)
         progress = finite & (largest < 0.9 * state.mark)
-        report(state.iterations + 1, objective(following.y), largest)
         infeasible = certificate_of_infeasibility(problem, following.nu)
         claim = jnp.where(infeasible, Status.PRIMAL_INFEASIBLE, Status.MAX_ITERATIONS)
         # A proof that there is no solution is kept as the last iterate.
@@ -337,22 +356,29 @@ def _iterate(
             tree_where(finite, proof, p),
             tree_where(better, found, state.best),
             jnp.where(better, largest, state.smallest),
-            state.identified,
+            state.due,
             jnp.where(progress, largest, state.mark),
             jnp.where(progress, 0, jnp.where(finite, state.since + 1, _PATIENCE)),
             claim.astype(jnp.int32),
+            state.firm,
             state.iterations + 1,
         )
-        return following_state if exact is None else with_exact(following_state)
+        repeat = ~definite & ~state.firm
+        again = state._replace(firm=repeat | state.firm, iterations=state.iterations + 1)
+        following_state = tree_where(repeat, again, following_state)
+        following_state = following_state if exact is None else with_exact(following_state)
+        told(following_state)
+        return following_state
 
     def with_exact(state: _State) -> _State:
         """The active set solved for, once it should be known, and at the end."""
-        due = (~state.identified & (state.smallest <= _IDENTIFIED)) | ~unfinished(state)
+        due = (state.smallest <= state.due) | ~unfinished(state)
         best, smallest = jax.lax.cond(
             in_any(due), lambda: exact(state.best, state.smallest), lambda: (state.best, state.smallest)
         )
         best, smallest = tree_where(due, (best, smallest), (state.best, state.smallest))
-        return state._replace(best=best, smallest=smallest, identified=state.identified | due)
+        again = jnp.where(due, _RETRY * state.smallest, state.due)
+        return state._replace(best=best, smallest=smallest, due=again)
 
     # Where the slope is a logarithm a coordinate may have far to go to its tiny value.
     exhausted = eps * eps if quadratic else float(jnp.finfo(dtype).tiny) ** 0.5
@@ -368,7 +394,8 @@ def _iterate(
     convex = is_convex(problem, first.y) if quadratic else True
     none = jnp.zeros((), jnp.int32)
     claim = jnp.where(convex, Status.MAX_ITERATIONS, Status.INVALID).astype(jnp.int32)
-    report(none, objective(first.y), smallest)
     never = jnp.zeros((), bool)
-    start = _State(first, best, smallest, never, jnp.full_like(smallest, jnp.inf), none, claim, none)
+    due = jnp.asarray(_VERTEX if linear else _IDENTIFIED, dtype)
+    start = _State(first, best, smallest, due, jnp.full_like(smallest, jnp.inf), none, claim, never, none)
+    told(start)
     return jax.lax.while_loop(unfinished, step, start)

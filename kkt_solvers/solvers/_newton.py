@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from kkt_solvers import _lapack as lapack
 from kkt_solvers import _sparse
 from kkt_solvers._arrays import dense
-from kkt_solvers._batches import in_any
 from kkt_solvers._linear import SparseKKT, choose, dense_hessian, diagonal_curvature, unit_rows
 from kkt_solvers._objectives import LowRank, Quadratic, Separable
 from kkt_solvers._problem import FlatProblem
@@ -52,22 +51,24 @@ def is_convex(problem: FlatProblem, y: jax.Array) -> jax.Array:
         return jnp.ones((), bool)
     H, _ = unit_rows(dense_hessian(problem, y))
     factor = lapack.cholesky(H + reg * jnp.eye(len(H), dtype=H.dtype))
-    return jnp.all(jnp.isfinite(jnp.diag(factor))) | ~jnp.all(jnp.isfinite(H))
+    return _definite(factor) | ~jnp.all(jnp.isfinite(H))
 
 
-def factorised(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array) -> Solve:
-    """`(r, s) -> (dy, dnu)`; `moves` is one on the coordinates that do and zero on the others."""
-    return _sparse_system(problem, D, moves) if is_sparse(problem) else _dense_system(problem, y, D, moves)
+def factorised(
+    problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array, firm: jax.Array
+) -> tuple[Solve, jax.Array]:
+    """`(r, s) -> (dy, dnu)`, and whether the matrix was definite, as it should be.
+
+    `moves` is one on the coordinates that do and zero on the others; `firm` is whether to regularise by more than the
+    least, for a matrix that with the least was not definite.
+    """
+    if is_sparse(problem):
+        return _sparse_system(problem, D, moves), jnp.ones((), bool)
+    return _dense_system(problem, y, D, moves, firm)
 
 
-def _cholesky(K: jax.Array, least: jax.Array, more: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The factor of `K + diag(shift)`, and the shift: `least`, or `more` where `K` needs it to be definite."""
-    if len(K) == 0:
-        return K, least
-    factor = lapack.cholesky(K + jnp.diag(least))
-    bad = ~jnp.all(jnp.isfinite(jnp.diag(factor)))
-    other = jax.lax.cond(in_any(bad), lambda: lapack.cholesky(K + jnp.diag(more)), lambda: factor)
-    return jnp.where(bad, other, factor), jnp.where(bad, more, least)
+def _definite(factor: jax.Array) -> jax.Array:
+    return jnp.all(jnp.isfinite(jnp.diag(factor)))
 
 
 def _sparse_system(problem: FlatProblem, D: jax.Array, moves: jax.Array) -> Solve:
@@ -92,11 +93,12 @@ class _Inverse(NamedTuple):
     middle: Map
     unwhiten: Map
     product: Map
+    good: jax.Array
 
 
-def _inverse(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array) -> _Inverse:
+def _inverse(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array, more: jax.Array) -> _Inverse:
+    """`more` is the part of a pivot by which it is regularised besides."""
     objective = problem.objective
-    reg = regularisation(y.dtype)
     P = objective.P if isinstance(objective, Quadratic) else None
     if isinstance(P, LowRank):
         d, V = moves * P.diagonal + D, moves[:, None] * P.factor
@@ -106,7 +108,7 @@ def _inverse(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array)
             v = (v.T / d).T
             return v - ((V @ lapack.cho_solve(core, V.T @ v)).T / d).T
 
-        return _Inverse(_same, invert, _same, lambda v: d * v + V @ (V.T @ v))
+        return _Inverse(_same, invert, _same, lambda v: d * v + V @ (V.T @ v), _definite(core))
     if isinstance(objective, Separable) or (isinstance(objective, Quadratic) and (P is None or P.ndim == 1)):
         h = moves * diagonal_curvature(problem, y) + D
         root = jnp.sqrt(h)
@@ -114,9 +116,10 @@ def _inverse(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array)
         def divide(v: jax.Array) -> jax.Array:
             return (v.T / root).T
 
-        return _Inverse(divide, _same, divide, lambda v: h * v)
-    H = dense_hessian(problem, y) * moves[:, None] * moves[None, :] + jnp.diag(D)
-    L, shift = _cholesky(H, reg * moves, (reg + 16 * float(jnp.finfo(y.dtype).eps) * jnp.diag(H)) * moves)
+        return _Inverse(divide, _same, divide, lambda v: h * v, jnp.ones((), bool))
+    H = dense_hessian(problem, y)
+    D = D + (regularisation(y.dtype) + more * (jnp.diag(H) + D)) * moves
+    L = lapack.cholesky(H * moves[:, None] * moves + jnp.diag(D))
 
     def whiten(v: jax.Array) -> jax.Array:
         return lapack.solve_lower(L, v)
@@ -124,26 +127,28 @@ def _inverse(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array)
     def unwhiten(v: jax.Array) -> jax.Array:
         return lapack.solve_lower_transposed(L, v)
 
-    return _Inverse(whiten, _same, unwhiten, lambda v: H @ v + shift * v)
+    return _Inverse(whiten, _same, unwhiten, lambda v: moves * (H @ (moves * v)) + D * v, _definite(L))
 
 
 def _same(v: jax.Array) -> jax.Array:
     return v
 
 
-def _dense_system(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array) -> Solve:
+def _dense_system(
+    problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array, firm: jax.Array
+) -> tuple[Solve, jax.Array]:
     A = dense(problem.equality.rows(y.size)) * moves
     reg, eps = regularisation(y.dtype), float(jnp.finfo(y.dtype).eps)
     # A free coordinate of a linear program has nothing but the proximal term: were that tiny, its part of S would
     # drown the others.
     D = jnp.where(D > 0, D + _LEAST * reg, reg)
-    inverse = _inverse(problem, y, jnp.where(moves > 0, D, 1.0), moves)
+    more = jnp.where(firm, 16 * eps, 0.0)
+    inverse = _inverse(problem, y, jnp.where(moves > 0, D, 1.0), moves, more)
     V = inverse.whiten(A.T)
     S = V.T @ inverse.middle(V)
     pivots = jnp.diag(S)
-    e = jax.lax.rsqrt(pivots + reg)
-    factor, shift = _cholesky(S * e[:, None] * e, reg * e * e, (reg + 16 * eps * pivots) * e * e)
-    delta = shift / (e * e)
+    e, delta = jax.lax.rsqrt(pivots + reg), reg + more * pivots
+    factor = lapack.cholesky(S * e[:, None] * e + jnp.diag(delta * e * e)) if len(A) else S
 
     def once(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
         w = inverse.whiten(r)
@@ -172,4 +177,4 @@ def _dense_system(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.A
         none = jax.tree.map(jnp.zeros_like, (r, s))
         return jax.lax.while_loop(rough, again, (none, (r, s), jnp.zeros((), jnp.int32)))[0]
 
-    return solve
+    return solve, inverse.good & _definite(factor)

@@ -1,33 +1,66 @@
 """The exact solution on the active set of a nearly solved problem."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from kkt_solvers._arrays import tree_where
 from kkt_solvers._conditions import bound_multipliers, held_by, residuals
 from kkt_solvers._linear import choose
-from kkt_solvers._objectives import Quadratic
+from kkt_solvers._objectives import Quadratic, hessian_product
 from kkt_solvers._problem import FlatProblem
 from kkt_solvers._solution import Dual
 
+_ROUNDS = 6
+
 
 def polished(problem: FlatProblem, y: jax.Array, dual: Dual, smallest: jax.Array) -> tuple[jax.Array, Dual, jax.Array]:
-    """One Newton step on the active set of the point, kept if the largest KKT residual is no larger for it."""
+    """A Newton step on the active set of the point, kept if the largest KKT residual is no larger for it.
+
+    Where coordinates leave the box by that step, or multipliers are negative, the active set is mended by them and the
+    step taken again, as long as fewer and fewer are wrong: the primal-dual active set method [hintermueller2002]. Not
+    for a linear program, whose vertex needs as many free coordinates as rows.
+    """
+    (lower, upper), objective, choice = (problem.box.lower, problem.box.upper), problem.objective, choose(problem)
+    fixed = lower == upper
+    rounds = 1 if isinstance(objective, Quadratic) and objective.P is None else _ROUNDS
+
+    def again(state: Any) -> Any:
+        (below, above), nu, best, smallest, wrong, _, count = state
+        start, _ = off_steep_bounds(problem, jnp.where(below, lower, jnp.where(above, upper, y)))
+        mask = (~(below | above)).astype(y.dtype)
+        gradient = objective.gradient(start) + problem.equality.adjoint(nu)
+        right = -gradient, problem.equality.target - problem.equality.product(start)
+        dy, dnu = choice.solve(problem, start, mask, right)
+        dy, nu = mask * dy, nu + dnu
+        candidate, _ = off_steep_bounds(problem, jnp.clip(start + dy, lower, upper))
+        new = candidate, Dual(nu, *bound_multipliers(problem, candidate, nu))
+        largest = residuals(problem, *new).largest
+        better = largest <= smallest
+        slope = gradient + hessian_product(objective, start, dy) + problem.equality.adjoint(dnu)
+        held = fixed | jnp.where(below, slope > 0, start + dy < lower), jnp.where(above, slope < 0, start + dy > upper)
+        held = held[0], held[1] & ~held[0]
+        now_wrong = jnp.sum((held[0] != below) | (held[1] != above))
+        return (
+            held,
+            nu,
+            tree_where(better, new, best),
+            jnp.where(better, largest, smallest),
+            now_wrong,
+            wrong,
+            count + 1,
+        )
+
+    def mending(state: Any) -> jax.Array:
+        *_, wrong, before, count = state
+        return (count == 0) | ((count < rounds) & (wrong > 0) & (wrong < before))
+
     below, above = held_by(problem, y, dual.equality, dual.lower, dual.upper)
-    lower, upper = problem.box.lower, problem.box.upper
-    below = below | (lower == upper)
-    start, _ = off_steep_bounds(problem, jnp.where(below, lower, jnp.where(above, upper, y)))
-    mask = (~(below | above)).astype(y.dtype)
-    nu = dual.equality
-    gradient = problem.objective.gradient(start) + problem.equality.adjoint(nu)
-    right = -gradient, problem.equality.target - problem.equality.product(start)
-    dy, dnu = choose(problem).solve(problem, start, mask, right)
-    candidate, _ = off_steep_bounds(problem, jnp.clip(start + mask * dy, lower, upper))
-    new_dual = Dual(nu + dnu, *bound_multipliers(problem, candidate, nu + dnu))
-    largest = residuals(problem, candidate, new_dual).largest
-    better = largest <= smallest
-    chosen = tree_where(better, (candidate, new_dual), (y, dual))
-    return *chosen, jnp.where(better, largest, smallest)
+    few = jnp.asarray(max(y.size // 10, 4))
+    start = (below | fixed, above & ~fixed), dual.equality, (y, dual), smallest, few, few + 1, jnp.zeros((), jnp.int32)
+    best, smallest = jax.lax.while_loop(mending, again, start)[2:4]
+    return *best, smallest
 
 
 _NEAR = 1e-6  # nearer to a bound than this a step of rounding may be felt
