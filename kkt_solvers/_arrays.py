@@ -116,9 +116,19 @@ def block_sum(x: jax.Array) -> jax.Array:
     XLA turns a plain sum inside a loop into one running total, which in float32 loses three digits at n = 1e5.
     """
     if x.size <= 8 * _BLOCK:
-        return jnp.sum(x)
-    whole = x.size - x.size % _BLOCK
-    return block_sum(jnp.sum(x[:whole].reshape(_BLOCK, -1), axis=0)) + jnp.sum(x[whole:])
+        return _row_sums(x)
+    # A length that divides x spares a copy of its parts.
+    length = next((length for length in range(_BLOCK, 2 * _BLOCK) if x.size % length == 0), _BLOCK)
+    whole = x.size - x.size % length
+    return block_sum(_row_sums(x[:whole].reshape(-1, length))) + jnp.sum(x[whole:])
+
+
+def _row_sums(x: jax.Array) -> jax.Array:
+    """On a CPU as a product with ones: a reduction writes out the parts of what it sums, one by one, a product their
+    result only."""
+    if jax.default_backend() != "cpu":
+        return jnp.sum(x, axis=-1)
+    return x @ jnp.ones(x.shape[-1], x.dtype)
 
 
 @jax.custom_jvp

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import dense, largest_entries, tree_where
+from kkt_solvers._arrays import block_sum, dense, largest_entries, tree_where
+from kkt_solvers._batches import in_any
 from kkt_solvers._elementwise import minimise_elementwise
 from kkt_solvers._flatten import is_valid
 from kkt_solvers._linear import solve_semidefinite
@@ -168,9 +169,16 @@ def _masked(multiplier: jax.Array, slack: jax.Array) -> jax.Array:
 def _steep_residuals(problem: FlatProblem, y: jax.Array, nu: jax.Array) -> Residuals:
     """Those of a steep objective, whose bounds have no multipliers: few passes, and no value of the objective."""
     box, zero = problem.box, jnp.zeros((), y.dtype)
-    stationarity = _norm((y - lagrangian_minimiser(problem, nu)) / (1 + jnp.abs(y)))
-    outside = jnp.max(jnp.maximum(box.lower - y, y - box.upper), initial=0)
-    return Residuals(stationarity, _equality_residual(problem, y), outside, zero, zero)
+
+    def entries() -> tuple[jax.Array, jax.Array]:
+        off = (y - lagrangian_minimiser(problem, nu)) / (1 + jnp.abs(y))
+        return off, jnp.maximum(jnp.maximum(box.lower - y, y - box.upper), 0)
+
+    # Most often both vanish, which is cheaper to see than how large they are.
+    off, outside = entries()
+    some = block_sum(jnp.where((off == 0) & (outside == 0), 0, 1).astype(y.dtype)) > 0
+    norms = jax.lax.cond(in_any(some), lambda: tuple(_norm(v) for v in entries()), lambda: (zero, zero))
+    return Residuals(norms[0], _equality_residual(problem, y), norms[1], zero, zero)
 
 
 def _equality_residual(problem: FlatProblem, y: jax.Array) -> jax.Array:
@@ -285,14 +293,19 @@ def ray_of_descent(problem: FlatProblem, ray: jax.Array) -> jax.Array:
     return on_equality & flat & (slope < -tol * jnp.vdot(jnp.abs(objective.q), jnp.abs(d))) & jnp.all(jnp.isfinite(d))
 
 
-def in_box_directions(problem: FlatProblem, ray: jax.Array) -> jax.Array:
-    """`ray`, its largest entry one, without what points out of the box."""
+def in_box_directions(problem: FlatProblem, ray: jax.Array, wanted: jax.Array | bool = True) -> jax.Array:
+    """`ray`, its largest entry one, without what points out of the box; where it is not `wanted` it costs no pass."""
     box = problem.box
-    d = ray / jnp.maximum(_norm(ray), jnp.finfo(ray.dtype).tiny)
+
+    def size(v: jax.Array) -> jax.Array:
+        return jax.lax.cond(in_any(jnp.asarray(wanted)), lambda: _norm(v), lambda: jnp.ones((), v.dtype))
+
+    d = ray / jnp.maximum(size(ray), jnp.finfo(ray.dtype).tiny)
     d = jnp.where(jnp.isfinite(box.lower), jnp.maximum(d, 0), d)
     d = jnp.where(jnp.isfinite(box.upper), jnp.minimum(d, 0), d)
     d = jnp.where(jnp.abs(d) <= _ray_tolerance(ray), 0.0, d)
-    return d / jnp.where(_norm(d) > 0, _norm(d), 1.0)
+    largest = size(d)
+    return d / jnp.where(largest > 0, largest, 1.0)
 
 
 def with_ray(problem: FlatProblem, y: jax.Array, dual: Dual, status: jax.Array) -> tuple[jax.Array, Dual, jax.Array]:
@@ -303,7 +316,7 @@ def with_ray(problem: FlatProblem, y: jax.Array, dual: Dual, status: jax.Array) 
     w = adjoint(problem, nu)
     ray = Dual(nu, jnp.maximum(w, 0), jnp.maximum(-w, 0))
     dual = tree_where(infeasible, ray, dual)
-    y = jnp.where(unbounded, in_box_directions(problem, y), y)
+    y = jnp.where(unbounded, in_box_directions(problem, y, unbounded), y)
     value = jnp.where(infeasible, jnp.inf, jnp.where(unbounded, -jnp.inf, 0.0))
     return y, dual, value.astype(y.dtype)
 
@@ -332,8 +345,14 @@ def certify(
     unsolved = jnp.where(refuted | (claim == Status.NUMERICAL_ERROR), Status.NUMERICAL_ERROR, Status.MAX_ITERATIONS)
     status = jnp.where(largest <= tolerance, Status.SOLVED, unsolved)
     status = jnp.where(finite, status, Status.NUMERICAL_ERROR)
-    proved = ((claim == Status.PRIMAL_INFEASIBLE) & certificate_of_infeasibility(problem, dual.equality)) | (
-        (claim == Status.DUAL_INFEASIBLE) & ray_of_descent(problem, y)
+    infeasible, unbounded = claim == Status.PRIMAL_INFEASIBLE, claim == Status.DUAL_INFEASIBLE
+    proved = jax.lax.cond(
+        in_any(infeasible | unbounded),
+        lambda: (
+            (infeasible & certificate_of_infeasibility(problem, dual.equality))
+            | (unbounded & ray_of_descent(problem, y))
+        ),
+        lambda: jnp.zeros((), bool),
     )
     # A point with small residuals refutes a claim that there is none; but one that satisfies the KKT conditions of a
     # nonconvex problem may be anything but a minimum.

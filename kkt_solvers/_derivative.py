@@ -115,7 +115,7 @@ def _steep_rule(problem: FlatProblem, objective: Separable, point: Point, d_prob
     _, d_row = jax.jvp(lambda p: adjoint(p, nu), (problem,), (d_problem,))
     tau = -(d_slope + d_row)
     _, d_residual = jax.jvp(lambda p: _equality_residual(p, y), (problem,), (d_problem,))
-    d_nu = inverse * block_sum(D * a * tau)
+    d_nu = inverse * block_sum(D * (a * tau))  # so that D is all that is kept of it
     right = inverse * jnp.reshape(d_residual, ())
     dy = D * (jnp.exp(m) * (tau - a * d_nu) - a * right)
     d_nu = d_nu + jnp.minimum(jnp.exp(-m), info.max) * right

@@ -16,16 +16,28 @@ from kkt_solvers._objectives import Separable
 
 @jax.custom_jvp
 def sigmoid(t: jax.Array) -> jax.Array:
-    """`1 / (1 + exp(-t))`, whose derivative `sigmoid(t) sigmoid(-t)` does not vanish when the value rounds to 1."""
-    # In this form sigmoid(t), sigmoid(-t) and their product share the exponential and the division.
-    e = jnp.exp(-jnp.abs(t))
-    return jnp.where(t >= 0, 1, e) * (1 / (1 + e))
+    """`1 / (1 + exp(-t))`, whose derivative does not vanish when the value rounds to 1."""
+    return 1 / (1 + jnp.exp(-t))
 
 
 @sigmoid.defjvp
 def _sigmoid_jvp(primals: Any, tangents: Any) -> Any:
     (t,), (dt,) = primals, tangents
-    return sigmoid(t), sigmoid(t) * sigmoid(-t) * dt
+    return sigmoid(t), _sigmoid_slope(t) * dt
+
+
+@jax.custom_jvp
+def _sigmoid_slope(t: jax.Array) -> jax.Array:
+    """`sigmoid(t) sigmoid(-t)`."""
+    e = jnp.exp(-jnp.abs(t))
+    return e / ((1 + e) * (1 + e))
+
+
+@_sigmoid_slope.defjvp
+def _sigmoid_slope_jvp(primals: Any, tangents: Any) -> Any:
+    (t,), (dt,) = primals, tangents
+    slope = _sigmoid_slope(t)
+    return slope, slope * (sigmoid(-t) - sigmoid(t)) * dt
 
 
 def log_sigmoid(t: jax.Array) -> jax.Array:

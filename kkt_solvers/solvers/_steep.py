@@ -28,7 +28,7 @@ from kkt_solvers._solution import Status
 _WIDE = 20.0  # of a bracket, in the scale of w, for the step function to be looked at first
 _NARROW = 4.0
 _BISECTIONS = 200
-_SAMPLE = 512
+_SAMPLE = 256
 _SUMS = 3
 
 
