@@ -1,7 +1,6 @@
 """The site. Build it with `sphinx-build -W docs docs/_build/html`.
 
-It needs no network: what is linked in other projects' documentation is listed in `inventory.txt`. With
-KKT_DOCS_ONLINE=1 in the environment their complete inventories are fetched instead.
+It needs no network: what is linked in other projects' documentation is listed in `inventory.txt`.
 """
 
 import os
@@ -69,7 +68,7 @@ sphinx_gallery_conf = {
 
 
 def _inventories():
-    """`intersphinx_mapping`, with an inventory of our own for each project unless asked to go online."""
+    """`intersphinx_mapping`, with an inventory of our own for each project."""
     lines, bases = {}, {}
     for line in (HERE / "inventory.txt").read_text().splitlines():
         if line.startswith("#"):
@@ -79,8 +78,6 @@ def _inventories():
         lines.setdefault(name, []).extend(
             f"{target} py:{role} 1 {page.replace('$', target)} -\n" for target in targets.split()
         )
-    if os.environ.get("KKT_DOCS_ONLINE"):
-        return {name: (base, None) for name, base in bases.items()}
     folder = HERE / "_build" / "inventories"
     folder.mkdir(parents=True, exist_ok=True)
     for name, entries in lines.items():

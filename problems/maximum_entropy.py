@@ -15,7 +15,7 @@ from kkt_solvers._objectives import Separable
 from kkt_solvers._problem import Affine, Box, Problem
 from kkt_solvers._solve import solve
 from kkt_solvers.problems import _checks
-from kkt_solvers.problems.simplex import gibbs, negative_entropy
+from kkt_solvers.problems._entropy import gibbs, negative_entropy
 
 
 def MaximumEntropy(features: Any, moments: Any, prior: Any = None) -> Problem:

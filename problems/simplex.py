@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers._arrays import floating
-from kkt_solvers._mirror import xlogx
 from kkt_solvers._objectives import Separable
 from kkt_solvers._problem import Box, Problem, Sum
 from kkt_solvers._solve import solve
 from kkt_solvers.problems import _checks
+from kkt_solvers.problems._entropy import gibbs, negative_entropy
 
 
 def CappedSimplex(x: Any, k: Any) -> Problem:
@@ -99,16 +99,6 @@ def _half_square(y: jax.Array, x: jax.Array) -> jax.Array:
 
 def _nearest(z: jax.Array, x: jax.Array) -> jax.Array:
     return x + z
-
-
-def negative_entropy(y: jax.Array, x: jax.Array) -> jax.Array:
-    """`y log y - x y`; an `x` of -inf allows only zero."""
-    return xlogx(y) - jnp.where(y == 0, 0.0, y * x)
-
-
-def gibbs(z: jax.Array, x: jax.Array) -> jax.Array:
-    """Its minimiser, less `z y`."""
-    return jnp.exp(z + x - 1)
 
 
 def _choose(builder: Any, x: Any, k: Any) -> jax.Array:

@@ -95,7 +95,8 @@ def _page(app, module, names):
     lines = [*_head(module, "="), ".. list-table::", "   :widths: 30 70", ""]
     for full, value in names.items():
         first = " ".join((inspect.getdoc(value) or "").partition("\n\n")[0].split())
-        lines += [f"   * - :py:obj:`{full.rpartition('.')[2]} <{full}>`", f"     - {_inline(app, full, first)}"]
+        short = full.removeprefix(f"{module}.")
+        lines += [f"   * - :py:obj:`{short} <{full}>`", f"     - {_inline(app, full, first)}"]
     lines += [""]
     files = sorted({value.__module__ for value in names.values()}) if module == GALLERY else [None]
     for file in files:
@@ -115,6 +116,8 @@ def _entry(full, value):
     if not inspect.isclass(value):
         return [f".. {'autofunction' if callable(value) else 'autodata'}:: {full}", ""]
     members = ["   :members:", *["   :undoc-members:"] * issubclass(value, enum.Enum)]
+    if hasattr(value, "_fields"):  # of a named tuple, which are told by its docstring
+        members.append(f"   :exclude-members: {', '.join(value._fields)}")
     return [f".. autoclass:: {full}", *members, ""]
 
 

@@ -32,7 +32,8 @@ solvers = {
 }
 
 # %%
-# ``progress`` takes a function that is called in each iteration. ``kkt.plot.History`` is one that remembers.
+# ``progress`` takes a function that is called in each iteration. ``kkt.plot.History`` is one that remembers. The curve
+# of ``InteriorPoint`` ends early: after its last iteration it solves for the active set, to rounding.
 solutions = {}
 figure, ax = plt.subplots(figsize=(8, 4), layout="constrained")
 for name, solver in solvers.items():
@@ -42,6 +43,7 @@ for name, solver in solvers.items():
     print(f"{name:30} {kkt.Status(int(solution.status)).name:15} {float(solution.residuals.largest):.1e}")
 ax.axhline(1e-8, color="#888888", linestyle="--", label="tolerance in float64")
 ax.set_xscale("symlog", linthresh=10)
+ax.set_xlim(left=0)
 ax.legend(fontsize=8)
 plt.show()
 

@@ -94,14 +94,14 @@ sweep = jnp.linspace(-4, 5, 200)
 moved = jnp.tile(scores, (200, 1)).at[:, 3].set(sweep)
 solutions = jax.vmap(lambda x: kkt.solve(LML(x, 2)))(moved)
 
-figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 4.6), sharex=True, height_ratios=(2, 1), layout="constrained")
+figure, (top, bottom) = plt.subplots(2, 1, figsize=(8, 4.6), sharex=True, height_ratios=(2, 1), layout="constrained")
 for index, name in enumerate(["score 2", "score 1", "score 0.5", "the one that moves", "score -2"]):
     top.plot(sweep, solutions.primal[:, index], linewidth=3 if index == 3 else 1.5, label=name)
 top.set_ylabel("y")
-top.legend(loc="center left", fontsize=8)
 bottom.plot(sweep, solutions.dual.equality, color="#444444")
 bottom.set_ylabel("threshold nu")
 bottom.set_xlabel("score of the one that moves")
+figure.legend(loc="outside right upper", fontsize=8)
 plt.show()
 
 # %%

@@ -12,13 +12,18 @@ and call the same compiled function. Nothing in a solver knows about it.
 # JAX can pretend that the CPU is eight devices; what runs on them runs on eight GPUs as well. It must be said before
 # JAX starts, so the program below is a process of its own.
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+
+from kkt_solvers import projections
 
 PROGRAM = """
 import sys
@@ -98,14 +103,100 @@ np.testing.assert_allclose(y.sum(axis=1), 1.5, atol=1e-5)
 plt.show()
 
 # %%
-# Real machines
+# Two processes
 # -------------
-# Three things change.
+# On several machines each process runs the same program, and knows its own part of the data only. Three things are new.
 #
-# - Each process calls ``jax.distributed.initialize()`` first; then ``jax.devices()`` lists the devices of all of them,
-#   and the mesh spans them.
+# - Each process calls ``jax.distributed.initialize`` first, which under Slurm or on a TPU pod needs no arguments. Then
+#   ``jax.devices()`` lists the devices of all processes, and the mesh spans them.
 # - Each process has a part of the data: ``jax.make_array_from_process_local_data(rows, part)`` makes it one array.
-# - Each process runs the same program. ``raise_if_failed`` and printing need local values: look at
-#   ``solution.status.addressable_shards``.
-#
+# - Each process sees its own rows of the answer only: ``solution.status.addressable_shards``. ``raise_if_failed`` and
+#   printing need such local values. A sum over the batch is everybody's.
+WORKER = """
+import sys
+from functools import partial
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from kkt_solvers import projections
+
+coordinator, process = sys.argv[1], int(sys.argv[2])
+jax.distributed.initialize(coordinator, num_processes=2, process_id=process)
+
+mesh = jax.make_mesh((jax.device_count(),), ("batch",), axis_types=(AxisType.Auto,))
+split, whole = PartitionSpec("batch"), PartitionSpec()
+part = np.random.default_rng(process).normal(size=(8, 6)).astype(np.float32)  # read from a disk of one's own, say
+points = jax.make_array_from_process_local_data(NamedSharding(mesh, split), part)
+
+
+def project(points, total):
+    return jax.vmap(lambda v: projections.euclidean(v, total, lower=0.0, upper=1.0))(points)
+
+
+on_all = jax.shard_map(project, mesh=mesh, in_specs=(split, whole), out_specs=split, check_vma=False)
+
+
+@jax.jit
+@partial(jax.value_and_grad, has_aux=True)
+def loss(total, points):
+    y = on_all(points, total)
+    return jnp.mean(y[:, 0] ** 2), y
+
+
+(value, y), slope = loss(jnp.float32(1.5), points)
+mine = y.addressable_shards[0].data
+print(f"process {process} has {len(mine)} of {len(y)} rows; loss of all and its slope: {value:.6f} {slope:.6f}")
+"""
+
+
+def free_port():
+    """A port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+# %%
+# One CPU device for each process. On one machine they find each other by the loopback; between machines the address is
+# that of process 0.
+coordinator = f"127.0.0.1:{free_port()}"
+environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+workers = [
+    subprocess.Popen(
+        [sys.executable, "-c", WORKER, coordinator, str(process)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for process in range(2)
+]
+try:
+    outputs = [worker.communicate(timeout=120) for worker in workers]
+finally:
+    for worker in workers:
+        worker.kill()
+for worker, (_, errors) in zip(workers, outputs, strict=True):
+    assert worker.returncode == 0, errors
+# Gloo, which carries the messages between CPUs, prints a line before.
+lines = [printed.splitlines()[-1] for printed, _ in outputs]
+print("\n".join(lines))
+
+# %%
+# The same two numbers, computed here at one go.
+points = np.concatenate([np.random.default_rng(process).normal(size=(8, 6)) for process in range(2)])
+
+
+@jax.jit
+@jax.value_and_grad
+def alone(total):
+    y = jax.vmap(lambda v: projections.euclidean(v, total, lower=0.0, upper=1.0))(points)
+    return jnp.mean(y[:, 0] ** 2)
+
+
+value, slope = alone(1.5)
+print(f"alone: {value:.6f} {slope:.6f}")
+for line in lines:
+    np.testing.assert_allclose([float(word) for word in line.split()[-2:]], [value, slope], rtol=1e-4)
+
+# %%
 # What is *not* here: one problem so large that it does not fit on a device. The solvers spread a batch, not a matrix.
