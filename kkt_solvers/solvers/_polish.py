@@ -1,11 +1,13 @@
 """The exact solution on the active set of a nearly solved problem."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 
 from kkt_solvers._arrays import tree_where
 from kkt_solvers._conditions import bound_multipliers, held_by, residuals
-from kkt_solvers._linear import choose
+from kkt_solvers._linear import MatrixFreeKKT, choose
 from kkt_solvers._objectives import Quadratic
 from kkt_solvers._problem import FlatProblem
 from kkt_solvers._solution import Dual
@@ -21,7 +23,10 @@ def polished(problem: FlatProblem, y: jax.Array, dual: Dual, smallest: jax.Array
     nu = dual.equality
     gradient = problem.objective.gradient(start) + problem.equality.adjoint(nu)
     right = -gradient, problem.equality.target - problem.equality.product(start)
-    dy, dnu = choose(problem).solve(problem, start, mask, right)
+    system = choose(problem)
+    if isinstance(system, MatrixFreeKKT):  # the active set may be wrong, and the system then without a solution
+        system = replace(system, warn=False)
+    dy, dnu = system.solve(problem, start, mask, right)
     candidate, _ = off_steep_bounds(problem, jnp.clip(start + mask * dy, lower, upper))
     new_dual = Dual(nu + dnu, *bound_multipliers(problem, candidate, nu + dnu))
     largest = residuals(problem, candidate, new_dual).largest
