@@ -111,8 +111,8 @@ _LINE = {"from_bus": [0], "to_bus": [1], "susceptance": 500.0}
     [
         ({"generator_bus": [0, 2]}, "generator_bus must hold numbers of buses, 0 to 1"),
         ({"reference": 5}, "reference must hold numbers of buses"),
-        ({"linear": [1.0, 2.0, 3.0]}, "linear must be a scalar or one entry a generator"),
-        ({"susceptance": [1.0, 2.0]}, "susceptance must be a scalar or one entry a line"),
+        ({"linear": [1.0, 2.0, 3.0]}, r"linear must be a scalar or have the shape \(2,\) of the generators"),
+        ({"susceptance": [1.0, 2.0]}, r"susceptance must be a scalar or have the shape \(1,\) of the lines"),
         ({"susceptance": 0.0}, "susceptance must not be zero: leave out"),
         ({"quadratic": -1.0}, "quadratic must be nonnegative"),
         ({"lower": 200.0}, "lower is above upper for some generator"),
@@ -137,7 +137,7 @@ def test_bad_demands():
             verb(300.0, 0.01, [1.0, 2.0], 0.0, 100.0)
         with pytest.raises(ValueError, match="linear must be a vector"):
             verb(300.0, 0.01, 1.0, 0.0, 100.0)
-        with pytest.raises(ValueError, match="upper must be a scalar or one entry a generator"):
+        with pytest.raises(ValueError, match=r"upper must be a scalar or have the shape \(2,\) of the generators"):
             verb(300.0, 0.01, [1.0, 2.0], 0.0, [1.0, 2.0, 3.0])
     case = pypower.case9()
     case["gencost"][0, 0] = 1
