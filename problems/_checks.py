@@ -74,7 +74,7 @@ def where_valid(
         if not np.all(holds(np, *arrays)):
             raise ValueError(message if isinstance(message, str) else message(*arrays))
         return value
-    return jnp.where(holds(jnp, value, *others), value, jnp.nan)
+    return value * jnp.where(holds(jnp, value, *others), 1.0, jnp.nan).astype(value.dtype)  # its derivative is NaN too
 
 
 def generators(count: int, *, quadratic: Any, linear: Any, lower: Any, upper: Any) -> dict[str, jax.Array]:

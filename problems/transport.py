@@ -58,7 +58,8 @@ def OptimalTransport(cost: Any, source: Any, target: Any, epsilon: Any) -> Probl
     a, b = cost.shape
     sums = np.concatenate([np.repeat(np.eye(a), b, axis=1), np.tile(np.eye(b), a)])
     objective = Separable(_entropic_cost, (cost, reference, epsilon), _gibbs)
-    return Problem(objective, Affine(jnp.asarray(sums, dtype), jnp.concatenate([source, target])), Box(0.0))
+    A = jax.lax.optimization_barrier(jnp.asarray(sums, dtype))  # else XLA multiplies this constant while it compiles
+    return Problem(objective, Affine(A, jnp.concatenate([source, target])), Box(0.0))
 
 
 class Transport(NamedTuple):

@@ -70,6 +70,32 @@ def test_optimal_power_flow_against_pypower(x64):
     np.testing.assert_allclose(slope[1], slope[1].T, atol=1e-9)  # a Hessian, of the cost in the demand
 
 
+def tightened(case):
+    """A case without limits of its lines, with some that hold: nine tenths of their largest flows."""
+    network, demand = Network.from_case(case)
+    flow = np.abs(optimal_power_flow(network, demand).flow)
+    busiest = np.argsort(-flow)[:6]
+    case["branch"][busiest, 5] = 0.9 * flow[busiest]
+    return case
+
+
+@pytest.mark.parametrize("name", ["case118", pytest.param("case300", marks=pytest.mark.slow)])
+def test_a_batch_of_demands_on_a_large_network(name, x64, rng):
+    case = tightened(getattr(pypower, name)())
+    network, demand = Network.from_case(case)
+    demands = demand * np.r_[np.ones((1, demand.size)), rng.uniform(0.9, 1.02, (3, demand.size))]
+    demands = np.r_[demands, 1.2 * demands[:1] * np.sum(network.upper) / np.sum(demand)]  # the last is out of reach
+    power = jax.jit(jax.vmap(optimal_power_flow, (None, 0)))(network, demands)
+    for hour in range(4):
+        generation, flow, _, price, congestion = by_pypower(case, demands[hour])
+        np.testing.assert_allclose(power.generation[hour], generation, atol=1e-4)
+        np.testing.assert_allclose(power.flow[hour], flow, atol=1e-4)
+        np.testing.assert_allclose(power.price[hour], price, rtol=1e-6)
+        np.testing.assert_allclose(power.congestion[hour], congestion, atol=1e-4)
+        assert np.max(power.congestion[hour]) > 0.1
+    assert all(np.isnan(field[4]).all() for field in power)
+
+
 def test_float32_and_case_39():
     network, demand = Network.from_case(pypower.case39())
     power = jax.jit(optimal_power_flow)(network, jnp.asarray(demand, jnp.float32))
