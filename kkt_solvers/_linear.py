@@ -341,11 +341,13 @@ class MatrixFreeKKT(KKTSystem):
 
     Arguments:
         tol: largest relative residual; `None` for 1e-10 in float64, 1e-4 in float32.
-        max_iterations: of conjugate gradients.
+        max_iterations: of conjugate gradients; in a linear program it is enough to refine.
+        warn: whether a residual that stays large is worth a warning.
     """
 
     tol: float | None = None
     max_iterations: int = 2000
+    warn: bool = True
 
     def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Inverse, Any]:
         # In a linear program nothing is left for conjugate gradients: refinement alone takes the identity out again.
@@ -380,12 +382,14 @@ class MatrixFreeKKT(KKTSystem):
             right,
             x0=_refined(inverse, product, right, steps),
             tol=0.1 * tol,
-            maxiter=self.max_iterations,
+            maxiter=steps or self.max_iterations,
             M=inverse,
         )
         rest = jax.tree.map(jnp.subtract, right, product(x))
         error, size = (jnp.sqrt(sum(jnp.sum(part * part) for part in pair)) for pair in (rest, right))
         relative = error / jnp.where(size > 0, size, 1.0)
+        if not self.warn:
+            return jax.tree.map(lambda part: jnp.where(relative <= tol, part, jnp.nan), x)
         # A pure callback, whose value is used: a mere effect is dropped when the solve is transposed.
         scale = jax.pure_callback(
             functools.partial(_one_or_nan, tol),

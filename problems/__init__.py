@@ -10,14 +10,9 @@ from kkt_solvers.problems.equilibrium import (
 from kkt_solvers.problems.lml import LML, lml, log_lml
 from kkt_solvers.problems.lml_losses import lml_binary_cross_entropy, lml_fenchel_young_loss, lml_loss
 from kkt_solvers.problems.maximum_entropy import MaximumEntropy, maximum_entropy
+from kkt_solvers.problems.network import Network
 from kkt_solvers.problems.portfolio import Portfolio, Rebalancing, portfolio, rebalance
-from kkt_solvers.problems.power_flow import (
-    EconomicDispatch,
-    Network,
-    OptimalPowerFlow,
-    economic_dispatch,
-    optimal_power_flow,
-)
+from kkt_solvers.problems.power_flow import EconomicDispatch, OptimalPowerFlow, economic_dispatch, optimal_power_flow
 from kkt_solvers.problems.regression import (
     BoundedLeastSquares,
     IsotonicRegression,

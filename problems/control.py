@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.sparse import BCOO
 
-from kkt_solvers._arrays import float_dtype, floating, is_concrete
+from kkt_solvers import _lapack as lapack
+from kkt_solvers._arrays import float_dtype, floating
 from kkt_solvers._objectives import Quadratic
 from kkt_solvers._problem import Affine, Box, Problem
 from kkt_solvers._pytree import pytree
@@ -71,10 +72,11 @@ class Regulator:
         for name, cost, size in (("Q", Q, n), ("R", R, m), ("terminal", terminal, n)):
             if cost.shape != (size, size):
                 raise ValueError(f"{name} must have shape ({size}, {size}), got {cost.shape}; write jnp.diag(weights)")
-            if is_concrete(cost):
-                curvature = np.linalg.eigvalsh(np.asarray(cost + cost.T, float) / 2)
-                if not curvature[0] >= -1e-5 * max(curvature[-1], 0):
-                    raise ValueError(f"{name} must be positive semidefinite, its least eigenvalue is {curvature[0]:g}")
+        convex = "{} must be positive semidefinite"
+        Q, R, terminal = (
+            _checks.where_valid(cost, convex.format(name), _semidefinite, jax.lax.stop_gradient(cost))
+            for name, cost in (("Q", Q), ("R", R), ("terminal", terminal))
+        )
         if not isinstance(horizon, int) or horizon < 1:
             raise ValueError(f"horizon must be a whole number of steps, at least one; got {horizon}")
         boxes = {}
@@ -83,9 +85,8 @@ class Regulator:
             for bound in (box.lower, box.upper):
                 if bound.shape not in ((), (size,)):
                     raise ValueError(f"the bounds of {name} must be scalars or vectors ({size},), got {bound.shape}")
-            if is_concrete(box) and np.any(np.asarray(box.lower) > np.asarray(box.upper)):
-                raise ValueError(f"the box of {name} is empty: lower is above upper; exchange or widen them")
-            boxes[name] = Box(jnp.broadcast_to(box.lower, (size,)), jnp.broadcast_to(box.upper, (size,)))
+            lower = _checks.in_order(box.lower, box.upper, f"in the box of {name}, which is empty")
+            boxes[name] = Box(jnp.broadcast_to(lower, (size,)), jnp.broadcast_to(box.upper, (size,)))
         fields = {"A": A, "B": B, "Q": Q, "R": R, "horizon": horizon, "terminal": terminal, **boxes}
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -175,9 +176,7 @@ def predictive_control(regulator: Regulator, state: Any) -> Plan:
     def one(state: jax.Array) -> Plan:
         return _plan(regulator, solve(PredictiveControl(regulator, state)))
 
-    for _ in range(state.ndim - 1):
-        one = jax.vmap(one)
-    return one(state)
+    return _checks.over_leading(state.ndim - 1, one)(state)
 
 
 class ClosedLoop(NamedTuple):
@@ -224,6 +223,12 @@ def receding_horizon(regulator: Regulator, state: Any, disturbance: Any) -> Clos
     first = jax.eval_shape(lambda state: solve(PredictiveControl(regulator, state)), state)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
     return jax.lax.scan(step, (state, nothing), disturbance)[1]
+
+
+def _semidefinite(xp: Any, _: Any, cost: Any) -> Any:
+    eigenvalues = np.linalg.eigvalsh if xp is np else lapack.eigvalsh
+    curvature = eigenvalues((cost + cost.T) / 2)
+    return curvature[0] >= -1e-5 * xp.maximum(curvature[-1], 0)
 
 
 def _plan(regulator: Regulator, solution: Solution) -> Plan:

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from kkt_solvers import _lapack as lapack
-from kkt_solvers._arrays import dense, float_dtype, floating, is_concrete
+from kkt_solvers._arrays import dense, float_dtype, floating
 from kkt_solvers._conditions import default_tolerance, residuals
 from kkt_solvers._mirror import xlogx
 from kkt_solvers._objectives import Smooth
@@ -49,16 +48,14 @@ def ChemicalEquilibrium(gibbs: Any, formula: Any, abundance: Any, pressure: Any 
     [0.181, 0.410]
     """
     gibbs, formula = floating(gibbs, "gibbs"), floating(formula, "formula")
-    abundance, pressure = floating(abundance, "abundance"), floating(pressure, "pressure")
+    abundance, pressure = floating(abundance, "abundance"), _checks.scalar(pressure, "pressure")
     if gibbs.ndim != 1:
         raise ValueError(f"gibbs must be a vector, got shape {gibbs.shape}; chemical_equilibrium takes batches")
     if formula.shape != (*abundance.shape, gibbs.size):
         raise ValueError(
             f"formula must have shape (elements, species), here {(*abundance.shape, gibbs.size)}, got {formula.shape}"
         )
-    if pressure.shape != ():
-        raise ValueError(f"pressure must be a scalar, got shape {pressure.shape}; chemical_equilibrium takes batches")
-    _check(formula, abundance, pressure)
+    formula, abundance, pressure = _possible(formula, abundance, pressure)
     energies = gibbs + jnp.log(pressure)
     return Problem(_gibbs_energy, Affine(formula, abundance), Box(jnp.zeros_like(energies)), (energies,))
 
@@ -128,7 +125,7 @@ def chemical_equilibrium(gibbs: Any, formula: Any, abundance: Any, pressure: Any
     shape = (*abundance.shape[-1:], *gibbs.shape[-1:])
     if len(shape) < 2 or formula.shape != shape:
         raise ValueError(f"formula must have shape (elements, species), here {shape}, got {formula.shape}")
-    _check(formula, abundance, pressure)
+    formula, abundance, pressure = _possible(formula, abundance, pressure)
     dtype = float_dtype(gibbs, formula, abundance, pressure)
     gibbs, formula, abundance, pressure = (value.astype(dtype) for value in (gibbs, formula, abundance, pressure))
 
@@ -137,10 +134,9 @@ def chemical_equilibrium(gibbs: Any, formula: Any, abundance: Any, pressure: Any
         amount, zero = jnp.sum(jnp.abs(abundance)), jax.lax.stop_gradient(jnp.linalg.lstsq(formula.T, gibbs)[0])
         problem = ChemicalEquilibrium(gibbs - zero @ formula, formula, abundance / amount, pressure)
         solution = solve(problem, solver=ElementPotentials())
-        bad = _checks.unless_solved(solution)
-        potentials = zero + bad - solution.dual.equality
+        potentials = zero - solution.dual.equality
         fractions = jnp.exp(potentials @ formula - gibbs - jnp.log(pressure))
-        return amount * jnp.sum(solution.primal) * fractions, fractions, potentials
+        return _checks.solved(solution, (amount * jnp.sum(solution.primal) * fractions, fractions, potentials))
 
     return Equilibrium(*jnp.vectorize(one, signature="(n),(m),()->(n),(n),(m)")(gibbs, abundance, pressure))
 
@@ -163,8 +159,7 @@ def standard_gibbs(coefficients: Any, temperature: Any) -> jax.Array:
     coefficients, T = floating(coefficients, "coefficients"), floating(temperature, "temperature")[..., None]
     if coefficients.ndim != 2 or coefficients.shape[1] != 15:
         raise ValueError(f"coefficients must have shape (species, 15), got {coefficients.shape}")
-    if is_concrete(T) and not np.all(np.asarray(T) > 0):
-        raise ValueError("temperature must be positive: it is in kelvin")
+    T = _checks.where_valid(T, "temperature must be positive: it is in kelvin", lambda xp, T: T > 0)
     high = T[..., None] > coefficients[:, :1]
     a = jnp.moveaxis(jnp.where(high, coefficients[:, 1:8], coefficients[:, 8:]), -1, 0)
     powers = a[1] * T / 2 + a[2] * T**2 / 6 + a[3] * T**3 / 12 + a[4] * T**4 / 20
@@ -175,12 +170,15 @@ def _gibbs_energy(n: jax.Array, energies: jax.Array) -> jax.Array:
     return jnp.sum(energies * n + xlogx(n)) - xlogx(jnp.sum(n))
 
 
-def _check(formula: Any, abundance: Any, pressure: Any) -> None:
-    if is_concrete(pressure) and not np.all(np.asarray(pressure) > 0):
-        raise ValueError("pressure must be positive, in units of the standard pressure")
-    if is_concrete((formula, abundance)):
-        atoms = np.all(np.asarray(formula) >= 0, axis=1)
-        if not np.all(np.asarray(abundance)[..., atoms] > 0):
-            raise ValueError("abundance must be positive: leave out an element that is absent, and the species with it")
-        if not np.all(np.any(np.asarray(formula) != 0, axis=1)):
-            raise ValueError("formula has an element that no species holds")
+def _possible(formula: jax.Array, abundance: jax.Array, pressure: jax.Array) -> tuple[jax.Array, ...]:
+    def held(xp: Any, formula: Any) -> Any:
+        return xp.any(formula != 0, axis=1, keepdims=True)
+
+    def present(xp: Any, abundance: Any, formula: Any) -> Any:
+        return xp.any(formula < 0, axis=1) | (abundance > 0)
+
+    formula = _checks.where_valid(formula, "formula has an element that no species holds", held)
+    message = "abundance must be positive: leave out an element that is absent, and the species with it"
+    abundance = _checks.where_valid(abundance, message, present, formula)
+    message = "pressure must be positive, in units of the standard pressure"
+    return formula, abundance, _checks.where_valid(pressure, message, lambda xp, pressure: pressure > 0)

@@ -43,7 +43,8 @@ def MaximumEntropy(features: Any, moments: Any, prior: Any = None) -> Problem:
     if prior.shape != (n,):
         raise ValueError(f"prior must have shape ({n},), one for each column of features, got {prior.shape}")
     features, moments, prior = cast((features, moments, prior), float_dtype(features, moments, prior))
-    prior = _checks.where_valid(prior, "prior must be nonnegative", lambda xp, prior: prior >= 0)
+    message = "prior must be nonnegative, and not all zero"
+    prior = _checks.where_valid(prior, message, lambda xp, prior: (prior >= 0) & (xp.max(prior, initial=0) > 0))
     message = "moments must lie strictly between the least and the largest value of their feature"
     moments = _checks.where_valid(moments, message, _between, features)
     # A common factor of the prior changes the multiplier of the sum alone.

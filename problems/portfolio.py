@@ -76,7 +76,7 @@ def Rebalancing(
     mean, S, budget, lower, upper = _arguments(mean, covariance, risk_aversion, budget, lower, upper)
     n = mean.size
     h = _checks.like(holdings, (n,), "holdings", "mean")
-    turnover, cost = floating(turnover, "turnover"), _checks.like(cost, (n,), "cost", "mean")
+    turnover, cost = _checks.scalar(turnover, "turnover"), _checks.like(cost, (n,), "cost", "mean")
     h, turnover, cost = cast((jnp.broadcast_to(h, n), turnover, jnp.broadcast_to(cost, n)), mean.dtype)
     cost = _checks.where_valid(cost, f"cost must be nonnegative, got {cost}", lambda xp, cost: cost >= 0)
     message = (
@@ -148,21 +148,28 @@ def _arguments(mean: Any, covariance: Any, risk_aversion: Any, budget: Any, lowe
     S = covariance if isinstance(covariance, LowRank) else floating(covariance, "covariance")
     if S.shape not in ((n, n), (n,)):
         raise ValueError(f"covariance must be square, ({n}, {n}), a LowRank of that shape or ({n},), got {S.shape}")
-    gamma, budget = floating(risk_aversion, "risk_aversion"), floating(budget, "budget")
-    for name, value in (("risk_aversion", gamma), ("budget", budget)):
-        if value.shape != ():
-            raise ValueError(f"{name} must be a scalar, got shape {value.shape}; batches go through jax.vmap")
+    gamma, budget = _checks.scalar(risk_aversion, "risk_aversion"), _checks.scalar(budget, "budget")
     lower, upper = (_checks.like(value, (n,), name, "mean") for name, value in (("lower", lower), ("upper", upper)))
     dtype = float_dtype(mean, S, gamma, budget, lower, upper)
     mean, S, gamma, budget, lower, upper = cast((mean, S, gamma, budget, lower, upper), dtype)
     lower, upper = jnp.broadcast_to(lower, n), jnp.broadcast_to(upper, n)
     gamma = _checks.where_valid(gamma, f"risk_aversion must be positive, got {gamma}", lambda xp, gamma: gamma > 0)
-    message = "lower is above upper for some asset; exchange or widen the bounds"
-    lower = _checks.where_valid(lower, message, lambda xp, lower, upper: lower <= upper, upper)
+    lower = _checks.in_order(lower, upper, "for some asset")
+    S = _variances(S)
     message = f"budget {budget} is out of reach: weights within the bounds sum to less, or to more; widen the bounds"
     budget = _checks.where_valid(budget, message, _attainable, lower, upper)
     S = LowRank(gamma * S.diagonal, jnp.sqrt(gamma) * S.factor) if isinstance(S, LowRank) else gamma * S
     return mean, S, budget, lower, upper
+
+
+def _variances(S: Any) -> Any:
+    """The covariance where it may be one."""
+    if not isinstance(S, LowRank) and S.ndim == 2:
+        return _checks.symmetric(S, "covariance")
+    message = "covariance must have nonnegative variances on its diagonal"
+    diagonal = S.diagonal if isinstance(S, LowRank) else S
+    diagonal = _checks.where_valid(diagonal, message, lambda xp, variances: variances >= 0)
+    return LowRank(diagonal, S.factor) if isinstance(S, LowRank) else diagonal
 
 
 def _attainable(xp: Any, budget: Any, lower: Any, upper: Any) -> Any:

@@ -18,7 +18,6 @@ sum to zero around every loop that a line closes with a spanning tree.
 The price at a bus is what one more unit of demand there costs: minus the multiplier of its balance.
 """
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -26,12 +25,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.sparse import BCOO
 
-from kkt_solvers._arrays import cast, float_dtype, floating, is_concrete
+from kkt_solvers._arrays import cast, float_dtype, floating
 from kkt_solvers._objectives import Quadratic
 from kkt_solvers._problem import Affine, Box, Problem, Sum
-from kkt_solvers._pytree import pytree
 from kkt_solvers._solve import solve
 from kkt_solvers.problems import _checks
+from kkt_solvers.problems.network import Network
 
 # ---------------------------------------------------------------------------------------------- one bus
 
@@ -53,18 +52,12 @@ def EconomicDispatch(demand: Any, quadratic: Any, linear: Any, lower: Any, upper
     >>> solution.primal.tolist(), -solution.dual.equality
     ([80.0, 20.0], Array(12.8, dtype=float32))
     """
-    linear, quadratic = floating(linear, "linear"), floating(quadratic, "quadratic")
-    if linear.ndim != 1:
-        raise ValueError(f"linear must be a vector, one entry a generator, got shape {linear.shape}")
-    demand, lower, upper = floating(demand, "demand"), floating(lower, "lower"), floating(upper, "upper")
-    if demand.shape != ():
-        raise ValueError(f"demand must be a scalar, got shape {demand.shape}; economic_dispatch takes batches")
-    for name, value in (("quadratic", quadratic), ("lower", lower), ("upper", upper)):
-        if value.shape not in ((), linear.shape):
-            raise ValueError(f"{name} must be a scalar or one entry a generator, {linear.shape}; got {value.shape}")
-    _check_generators(quadratic, lower, upper, demand, linear.size)
-    curvature = jnp.broadcast_to(2 * quadratic, linear.shape)
-    return Problem(Quadratic(curvature, linear), Sum(demand), Box(lower, upper))
+    linear = _checks.vector(linear, "linear", "costs, one a generator")
+    generators = _checks.generators(linear.size, quadratic=quadratic, linear=linear, lower=lower, upper=upper)
+    quadratic, lower, upper = (generators[name] for name in ("quadratic", "lower", "upper"))
+    demand = _checks.scalar(demand, "demand")
+    demand = _checks.within_capacity(demand, demand, lower, upper)
+    return Problem(Quadratic(2 * quadratic, linear), Sum(demand), Box(lower, upper))
 
 
 class Dispatch(NamedTuple):
@@ -87,126 +80,18 @@ def economic_dispatch(demand: Any, quadratic: Any, linear: Any, lower: Any, uppe
     >>> day.generation.tolist(), day.price.tolist()
     ([[50.0, 0.0], [80.0, 20.0], [80.0, 70.0]], [11.0, 12.8, 14.8])
     """
-    demand = floating(demand, "demand")
-    if demand.size and is_concrete(demand):
-        for extreme in (np.min(demand), np.max(demand)):
-            EconomicDispatch(extreme, quadratic, linear, lower, upper)
+    demand, linear = floating(demand, "demand"), _checks.vector(linear, "linear", "costs, one a generator")
+    generators = _checks.generators(linear.size, quadratic=quadratic, linear=linear, lower=lower, upper=upper)
+    demand = _checks.within_capacity(demand, demand, generators["lower"], generators["upper"])
 
     def one(demand: jax.Array) -> Dispatch:
-        solution = solve(EconomicDispatch(demand, quadratic, linear, lower, upper))
-        bad = _checks.unless_solved(solution)
-        return Dispatch(solution.primal + bad, bad - solution.dual.equality)
+        solution = solve(EconomicDispatch(demand, **generators))
+        return _checks.solved(solution, Dispatch(solution.primal, -solution.dual.equality))
 
-    return _over(demand.ndim, one)(demand)
+    return _checks.over_leading(demand.ndim, one)(demand)
 
 
 # ---------------------------------------------------------------------------------------------- a network
-@pytree(static=("buses", "generator_bus", "from_bus", "to_bus", "reference"))
-@dataclass(frozen=True, eq=False)
-class Network:
-    """Generators and lines between `buses` buses, numbered from 0. Any units of power and of money, MW and $ per hour
-    say. Who is connected to whom is static; all else can be differentiated and batched.
-
-    Arguments:
-        buses: how many.
-        generator_bus: the bus of each generator.
-        quadratic, linear, lower, upper: of each generator, shape `(generators,)` or scalars: cost and limits.
-        from_bus, to_bus: the ends of each line.
-        susceptance: power per radian, shape `(lines,)`: the base power by reactance and tap ratio. Not zero.
-        limit: the largest flow either way, `(lines,)` or a scalar; default infinite.
-        shift: of a phase-shifting transformer, in radians; default zero.
-        reference: the bus whose angle is zero. In an island without it the first bus stands in.
-
-    Raises `ValueError` for a bus that is not there, shapes that do not fit, limits that are not.
-    """
-
-    buses: int
-    generator_bus: tuple[int, ...]
-    quadratic: jax.Array
-    linear: jax.Array
-    lower: jax.Array
-    upper: jax.Array
-    from_bus: tuple[int, ...]
-    to_bus: tuple[int, ...]
-    susceptance: jax.Array
-    limit: jax.Array
-    shift: jax.Array
-    reference: int
-
-    def __init__(
-        self,
-        buses: int,
-        generator_bus: Any,
-        quadratic: Any,
-        linear: Any,
-        lower: Any,
-        upper: Any,
-        from_bus: Any,
-        to_bus: Any,
-        susceptance: Any,
-        limit: Any = jnp.inf,
-        shift: Any = 0.0,
-        reference: int = 0,
-    ):
-        def put(name: str, value: Any) -> None:
-            object.__setattr__(self, name, value)
-
-        put("buses", int(buses))
-        put("reference", int(reference))
-        for name, value in (("generator_bus", generator_bus), ("from_bus", from_bus), ("to_bus", to_bus)):
-            put(name, tuple(int(bus) for bus in np.ravel(value)))
-        for name in ("generator_bus", "from_bus", "to_bus", "reference"):
-            if not all(0 <= bus < self.buses for bus in np.ravel(getattr(self, name))):
-                raise ValueError(f"{name} must hold numbers of buses, 0 to {self.buses - 1}")
-        generators, lines = len(self.generator_bus), len(self.from_bus)
-        if len(self.to_bus) != lines:
-            raise ValueError(f"from_bus and to_bus must be of equal length, got {lines} and {len(self.to_bus)}")
-        units = {"quadratic": quadratic, "linear": linear, "lower": lower, "upper": upper}
-        ties = {"susceptance": susceptance, "limit": limit, "shift": shift}
-        for values, size, what in ((units, generators, "generator"), (ties, lines, "line")):
-            for name, value in values.items():
-                value = floating(value, name)
-                if value.shape not in ((), (size,)):
-                    raise ValueError(f"{name} must be a scalar or one entry a {what}, ({size},); got {value.shape}")
-                put(name, jnp.broadcast_to(value, (size,)))
-        _check_generators(self.quadratic, self.lower, self.upper, None, generators)
-        _see(self.susceptance, lambda b: b != 0, "susceptance must not be zero: leave out a line that is open")
-        _see(self.limit, lambda limit: limit >= 0, "limit must be nonnegative: it holds for both directions")
-
-    @classmethod
-    def from_case(cls, case: Any) -> tuple["Network", np.ndarray]:
-        """A network and the demand at its buses from a case in the format of MATPOWER [zimmerman2011], as pypower has
-        it: a mapping with `baseMVA`, `bus`, `gen`, `branch` and `gencost`, polynomial up to the square. In MW.
-
-        What is out of service is left out, and of the cost the part that does not depend on the generation.
-        """
-        bus, gen, branch, cost = (np.asarray(case[name], float) for name in ("bus", "gen", "branch", "gencost"))
-        running, closed = gen[:, 7] > 0, branch[:, 10] > 0
-        gen, cost, branch = gen[running], cost[: len(gen)][running], branch[closed]
-        if np.any(cost[:, 0] != 2) or np.any(cost[:, 3] > 3):
-            raise ValueError("gencost must be polynomial (model 2) with at most three coefficients")
-        number = {int(name): index for index, name in enumerate(bus[:, 0])}
-        at = np.vectorize(lambda name: number[int(name)])
-        # The coefficients begin with that of the highest power.
-        padded = np.stack([np.concatenate([np.zeros(3 - int(row[3])), row[4 : 4 + int(row[3])]]) for row in cost])
-        ratio = np.where(branch[:, 8] == 0, 1.0, branch[:, 8])
-        network = cls(
-            len(bus),
-            at(gen[:, 0]),
-            padded[:, 0],
-            padded[:, 1],
-            gen[:, 9],
-            gen[:, 8],
-            at(branch[:, 0]),
-            at(branch[:, 1]),
-            case["baseMVA"] / (branch[:, 3] * ratio),
-            np.where(branch[:, 5] == 0, np.inf, branch[:, 5]),
-            np.deg2rad(branch[:, 9]),
-            int(np.argmax(bus[:, 1] == 3)),
-        )
-        return network, bus[:, 2] + bus[:, 4]  # a shunt's conductance draws its power at the nominal voltage
-
-
 def OptimalPowerFlow(network: Network, demand: Any) -> Problem:
     """DC optimal power flow as a `Problem` in `y = (generation, flow)`.
 
@@ -229,11 +114,11 @@ def OptimalPowerFlow(network: Network, demand: Any) -> Problem:
             f"demand must have one entry a bus, ({network.buses},), got {demand.shape}; "
             "optimal_power_flow takes batches"
         )
-    _check_generators(network.quadratic, network.lower, network.upper, jnp.sum(demand), len(network.generator_bus))
+    demand = _checks.within_capacity(demand, jnp.sum(demand), network.lower, network.upper)
     generators, lines = len(network.generator_bus), len(network.from_bus)
     dtype = float_dtype(network, demand)
     # The rows of the balances, then of the loops.
-    loops = _loops(network)
+    loops = network.loops()
     loop, line = np.nonzero(loops)
     sign = loops[loop, line].astype(float)
     flow = generators + np.arange(lines)
@@ -252,33 +137,6 @@ def OptimalPowerFlow(network: Network, demand: Any) -> Problem:
         Affine(A, jnp.concatenate([demand, -shifts])),
         Box(jnp.concatenate([network.lower, -network.limit]), jnp.concatenate([network.upper, network.limit])),
     )
-
-
-def _paths(network: Network) -> np.ndarray:
-    """For every bus the lines of a spanning tree on the way to it, +1 along and -1 against, shape `(buses, lines)`."""
-    beside: list[list[tuple[int, int, int]]] = [[] for _ in range(network.buses)]
-    for line, (i, j) in enumerate(zip(network.from_bus, network.to_bus, strict=True)):
-        beside[i].append((j, line, 1))
-        beside[j].append((i, line, -1))
-    path, seen = np.zeros((network.buses, len(network.from_bus)), np.int8), set()
-    for root in (network.reference, *range(network.buses)):  # breadth first, island by island
-        queue = [] if root in seen else [root]
-        seen.add(root)
-        for i in queue:
-            for j, line, sign in beside[i]:
-                if j not in seen:
-                    path[j] = path[i]
-                    path[j, line] = sign
-                    seen.add(j)
-                    queue.append(j)
-    return path
-
-
-def _loops(network: Network) -> np.ndarray:
-    """The loops that the other lines close with the tree, shape `(loops, lines)`."""
-    path = _paths(network)
-    loops = path[list(network.to_bus)] - path[list(network.from_bus)] - np.eye(len(network.from_bus), dtype=np.int8)
-    return loops[np.any(loops, axis=1)]
 
 
 class PowerFlow(NamedTuple):
@@ -311,45 +169,16 @@ def optimal_power_flow(network: Network, demand: Any) -> PowerFlow:
     demand = floating(demand, "demand")
     if demand.ndim == 0:
         raise ValueError("demand must have an axis of buses, its last; got a scalar")
-    if is_concrete(demand):
-        for total in np.ravel(np.sum(demand, axis=-1)):
-            _check_generators(network.quadratic, network.lower, network.upper, total, len(network.generator_bus))
-    generators, path = len(network.generator_bus), _paths(network)
+    demand = _checks.within_capacity(demand, jnp.sum(demand, axis=-1, keepdims=True), network.lower, network.upper)
+    generators, path = len(network.generator_bus), network.paths()
 
     def one(demand: jax.Array) -> PowerFlow:
         solution = solve(OptimalPowerFlow(network, demand))
-        bad = _checks.unless_solved(solution)
-        generation, flow = jnp.split(solution.primal + bad, [generators])
+        generation, flow = jnp.split(solution.primal, [generators])
         angle = -jnp.asarray(path, flow.dtype) @ (flow / network.susceptance + network.shift)
         # Of the multipliers of both bounds one at most is not zero.
         held = (solution.dual.lower + solution.dual.upper)[generators:]
-        return PowerFlow(generation, flow, angle, bad - solution.dual.equality[: network.buses], held + bad)
+        power = PowerFlow(generation, flow, angle, -solution.dual.equality[: network.buses], held)
+        return _checks.solved(solution, power)
 
-    return _over(demand.ndim - 1, one)(cast(demand, float_dtype(network, demand)))
-
-
-def _over(axes: int, function: Any) -> Any:
-    """`function` over so many leading axes."""
-    for _ in range(axes):
-        function = jax.vmap(function)
-    return function
-
-
-def _see(value: Any, good: Any, message: str) -> None:
-    if is_concrete(value) and not np.all(good(np.asarray(value))):
-        raise ValueError(message)
-
-
-def _check_generators(quadratic: Any, lower: Any, upper: Any, demand: Any, generators: int) -> None:
-    _see(quadratic, lambda c: c >= 0, "quadratic must be nonnegative: the cost of a generator is convex")
-    if is_concrete((lower, upper)):
-        low, high = (np.broadcast_to(np.asarray(bound, float), generators) for bound in (lower, upper))
-        if not np.all(low <= high):
-            raise ValueError("lower is above upper for some generator; exchange or widen its limits")
-        least, most = low.sum(), high.sum()
-        room = 1e-6 * (1 + np.abs(demand) if demand is not None and is_concrete(demand) else 1)
-        if demand is not None and is_concrete(demand) and not least - room <= np.asarray(demand) <= most + room:
-            raise ValueError(
-                f"demand must lie between the sums of lower and upper, {least:g} and {most:g}, to be met by the "
-                f"generators; got {np.asarray(demand):g}: add capacity, or shed load"
-            )
+    return _checks.over_leading(demand.ndim - 1, one)(cast(demand, float_dtype(network, demand)))

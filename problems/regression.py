@@ -146,7 +146,7 @@ def IsotonicRegression(y: Any, weights: Any = None, lower: Any = -jnp.inf, upper
     lower, upper = (_checks.like(value, (n,), name, "y") for name, value in (("lower", lower), ("upper", upper)))
     y, weights, lower, upper = _broadcast(n, y, weights, lower, upper)
     weights = _checks.where_valid(weights, "weights must be positive", lambda xp, weights: weights > 0)
-    lower = _sorted(lower, upper)
+    lower = _checks.in_order(lower, upper)
     zero, i = jnp.zeros(n - 1, y.dtype), np.arange(n - 1)
     entries = np.concatenate([-np.ones(n - 1), np.ones(n - 1), -np.ones(n - 1)])
     places = np.concatenate([np.stack([i, i], 1), np.stack([i, i + 1], 1), np.stack([i, n + i], 1)])
@@ -189,9 +189,7 @@ def QuantileRegression(X: Any, y: Any, quantile: Any = 0.5, lower: Any = -jnp.in
     ([-0.25, -0.25, 0.00, 0.00], [0.75, 0.75, 0.00, inf])
     """
     X, y, lower, upper, _ = _arguments(X, y, lower, upper, 0.0)
-    tau = floating(quantile, "quantile")
-    if tau.shape != ():
-        raise ValueError(f"quantile must be a scalar, got shape {tau.shape}; several go through jax.vmap")
+    tau = _checks.scalar(quantile, "quantile")
     message = f"quantile must lie strictly between 0 and 1, got {tau}"
     tau = cast(_checks.where_valid(tau, message, lambda xp, tau: (tau > 0) & (tau < 1)), y.dtype)
     # L = -y'd + upper'v - lower'w + b'(X'd - v + w) is stationary in v and w where lower <= b <= upper.
@@ -236,17 +234,12 @@ def _arguments(X: Any, y: Any, lower: Any, upper: Any, ridge: Any, name: str = "
     X, y, lower, upper, ridge = cast((X, y, lower, upper, ridge), dtype)
     lower, upper, ridge = _broadcast(p, lower, upper, ridge)
     ridge = _checks.where_valid(ridge, f"ridge must be nonnegative, got {ridge}", lambda xp, ridge: ridge >= 0)
-    return X, y, _sorted(lower, upper), upper, ridge
+    return X, y, _checks.in_order(lower, upper), upper, ridge
 
 
 def _broadcast(n: int, *vectors: jax.Array) -> list[jax.Array]:
     dtype = float_dtype(*vectors)
     return [jnp.broadcast_to(cast(value, dtype), n) for value in vectors]
-
-
-def _sorted(lower: jax.Array, upper: jax.Array) -> jax.Array:
-    message = "lower is above upper in some entry; exchange or widen the bounds"
-    return _checks.where_valid(lower, message, lambda xp, lower, upper: lower <= upper, upper)
 
 
 def _logistic_loss(b: jax.Array, X: jax.Array, labels: jax.Array, ridge: jax.Array) -> jax.Array:

@@ -79,8 +79,8 @@ def svm(kernel: Any, labels: Any, C: Any = 1.0) -> DecisionFunction:
     Source: [cortes1995].
     """
     solution = solve(SVM(kernel, labels, C))
-    a, intercept = _checks.solved(solution), _checks.solved(solution, solution.dual.equality)
-    return DecisionFunction(jnp.asarray(labels).astype(a.dtype) * a, intercept)
+    labels = jnp.asarray(labels).astype(solution.primal.dtype)
+    return _checks.solved(solution, DecisionFunction(labels * solution.primal, solution.dual.equality))
 
 
 def OneClassSVM(kernel: Any, nu: Any = 0.5) -> Problem:
@@ -97,9 +97,7 @@ def OneClassSVM(kernel: Any, nu: Any = 0.5) -> Problem:
     1.0
     """
     K = _kernel(kernel, None, "kernel")
-    n, nu = K.shape[0], floating(nu, "nu")
-    if nu.shape != ():
-        raise ValueError(f"nu must be a scalar, got shape {nu.shape}; batches go through jax.vmap")
+    n, nu = K.shape[0], _checks.scalar(nu, "nu")
     nu = _checks.where_valid(nu, f"nu must lie in (0, 1], got {nu}", lambda xp, nu: (nu > 0) & (nu <= 1))
     return Problem(Quadratic(K, jnp.zeros(n, float_dtype(K))), Sum(1.0), Box(0.0, 1 / (nu * n)))
 
@@ -118,7 +116,7 @@ def one_class_svm(kernel: Any, nu: Any = 0.5) -> DecisionFunction:
     Source: [scholkopf2001].
     """
     solution = solve(OneClassSVM(kernel, nu))
-    return DecisionFunction(_checks.solved(solution), _checks.solved(solution, solution.dual.equality))
+    return _checks.solved(solution, DecisionFunction(solution.primal, solution.dual.equality))
 
 
 def rbf(X: Any, Z: Any, gamma: Any) -> jax.Array:
@@ -135,7 +133,9 @@ def rbf(X: Any, Z: Any, gamma: Any) -> jax.Array:
     centre = jnp.mean(X, axis=0)
     X, Z = X - centre, Z - centre
     squares = jnp.sum(X * X, axis=1)[:, None] + jnp.sum(Z * Z, axis=1) - 2 * X @ Z.T
-    return jnp.exp(-floating(gamma, "gamma") * jnp.maximum(squares, 0.0))
+    message = f"gamma must be nonnegative, got {gamma}"
+    gamma = _checks.where_valid(_checks.scalar(gamma, "gamma"), message, lambda xp, gamma: gamma >= 0)
+    return jnp.exp(-gamma * jnp.maximum(squares, 0.0))
 
 
 def _kernel(kernel: Any, n: int | None, name: str) -> Any:
@@ -144,4 +144,4 @@ def _kernel(kernel: Any, n: int | None, name: str) -> Any:
         raise ValueError(f"kernel must be square, of the training points with themselves, got shape {K.shape}")
     if n is not None and K.shape[0] != n:
         raise ValueError(f"kernel must have shape ({n}, {n}) to go with {name}, got {K.shape}")
-    return K
+    return K if isinstance(K, LowRank) else _checks.symmetric(K, "kernel")

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kkt_solvers._arrays import float_dtype, floating, is_concrete
+from kkt_solvers._arrays import cast, float_dtype, floating
 from kkt_solvers._mirror import relative_entropy
 from kkt_solvers._objectives import Separable
 from kkt_solvers._problem import Affine, Box, Problem
@@ -40,30 +40,26 @@ def OptimalTransport(cost: Any, source: Any, target: Any, epsilon: Any) -> Probl
     >>> kkt.solve(OptimalTransport([[0.0, 1.0], [1.0, 0.0]], [0.5, 0.5], [0.5, 0.5], 0.5)).primal.tolist()
     [[0.44, 0.06], [0.06, 0.44]]
     """
-    cost, epsilon = floating(cost, "cost"), floating(epsilon, "epsilon")
+    cost, epsilon = floating(cost, "cost"), _checks.scalar(epsilon, "epsilon")
     source, target = floating(source, "source"), floating(target, "target")
     if cost.ndim != 2:
         raise ValueError(f"cost must be a matrix, got shape {cost.shape}; optimal_transport takes batches")
-    if epsilon.shape != ():
-        raise ValueError(f"epsilon must be a scalar, got shape {epsilon.shape}")
     for name, mass, size in (("source", source, cost.shape[0]), ("target", target, cost.shape[1])):
         if mass.shape != (size,):
             raise ValueError(
                 f"{name} must have shape ({size},) to go with cost of shape {cost.shape}, got {mass.shape}"
             )
-    _check_masses(source, target, epsilon)
+    source, target, epsilon = _balanced(source, target, epsilon)
     dtype = float_dtype(cost, source, target, epsilon)
-    cost, source, target, epsilon = (value.astype(dtype) for value in (cost, source, target, epsilon))
+    cost, source, target, epsilon = cast((cost, source, target, epsilon), dtype)
     total, other = jnp.sum(source), jnp.sum(target)
-    good = jnp.all(source >= 0) & jnp.all(target >= 0) & (epsilon > 0)
-    good = good & (jnp.abs(total - other) <= float(jnp.finfo(dtype).eps) ** 0.5 * jnp.maximum(total, other))
     target = target * (total / jnp.where(other > 0, other, 1.0))
     reference = jnp.outer(source, target / jnp.where(total > 0, total, 1.0))
     a, b = cost.shape
     sums = np.concatenate([np.repeat(np.eye(a), b, axis=1), np.tile(np.eye(b), a)])
-    masses = jnp.concatenate([source, target]) + jnp.where(good, 0.0, jnp.nan)
     objective = Separable(_entropic_cost, (cost, reference, epsilon), _gibbs)
-    return Problem(objective, Affine(jnp.asarray(sums, dtype), masses), Box(0.0))
+    A = jax.lax.optimization_barrier(jnp.asarray(sums, dtype))  # else XLA multiplies this constant while it compiles
+    return Problem(objective, Affine(A, jnp.concatenate([source, target])), Box(0.0))
 
 
 class Transport(NamedTuple):
@@ -95,16 +91,17 @@ def optimal_transport(cost: Any, source: Any, target: Any, epsilon: Any) -> Tran
     for name, value in values.items():
         if value.ndim < ndims[name]:
             raise ValueError(f"{name} must have at least {ndims[name]} axes, got shape {value.shape}")
-    _check_masses(values["source"], values["target"], values["epsilon"])
+    cost, source, target, epsilon = values.values()
+    leading = [value.shape[: value.ndim - ndims[name]] for name, value in values.items()]
     try:
-        return Transport(*_solved(*values.values()))
-    except ValueError as error:
-        if "broadcast" not in str(error) and "dimension" not in str(error):
-            raise
+        np.broadcast_shapes(*leading)
+        fit = source.shape[-1:] + target.shape[-1:] == cost.shape[-2:]
+    except ValueError:
+        fit = False
+    if not fit:
         shapes = ", ".join(f"{name} {value.shape}" for name, value in values.items())
-        raise ValueError(
-            f"the leading axes must broadcast, and the last ones fit (a, b), (a,), (b,): {shapes}"
-        ) from error
+        raise ValueError(f"the leading axes must broadcast, and the last ones fit (a, b), (a,), (b,): {shapes}")
+    return Transport(*_solved(cost, *_balanced(source, target, epsilon)))
 
 
 def sinkhorn_divergence(x: Any, y: Any, epsilon: Any, source: Any = None, target: Any = None) -> jax.Array:
@@ -155,26 +152,37 @@ def sinkhorn_divergence(x: Any, y: Any, epsilon: Any, source: Any = None, target
 
 def _one(cost: jax.Array, source: jax.Array, target: jax.Array, epsilon: jax.Array) -> tuple[jax.Array, jax.Array]:
     solution = solve(OptimalTransport(cost, source, target, epsilon))
-    bad = _checks.unless_solved(solution)
-    return solution.primal + bad, solution.objective + bad
+    return _checks.solved(solution, (solution.primal, solution.objective))
 
 
 _solved = jnp.vectorize(_one, signature="(a,b),(a),(b),()->(a,b),()")
 
 
-def _check_masses(source: jax.Array, target: jax.Array, epsilon: jax.Array) -> None:
-    if is_concrete(epsilon) and not np.all(np.asarray(epsilon) > 0):
-        raise ValueError("epsilon must be positive; a linear program solver gives the limit of zero")
-    for name, mass in (("source", source), ("target", target)):
-        if is_concrete(mass) and not np.all(np.asarray(mass) >= 0):
-            raise ValueError(f"{name} must hold nonnegative masses")
-    if is_concrete((source, target)):
-        total, other = (np.sum(np.asarray(mass, float), axis=-1) for mass in (source, target))
-        if not np.allclose(total, other, rtol=float(jnp.finfo(float_dtype(source, target)).eps) ** 0.5):
-            raise ValueError(
-                f"source and target must carry the same mass, got {total} and {other}: rescale one of them, "
-                "target * source.sum() / target.sum()"
-            )
+def _balanced(source: jax.Array, target: jax.Array, epsilon: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The masses where they may be moved, of leading axes that broadcast."""
+    rounding = float(jnp.finfo(float_dtype(source, target)).eps) ** 0.5
+
+    def sums(xp: Any, target: Any, source: Any) -> Any:
+        return tuple(xp.sum(mass, axis=-1, keepdims=True) for mass in (source, target))
+
+    def balance(xp: Any, target: Any, source: Any) -> Any:
+        total, other = sums(xp, target, source)
+        return abs(total - other) <= rounding * xp.maximum(total, other)
+
+    def message(target: Any, source: Any) -> str:
+        total, other = (np.squeeze(value, -1) for value in sums(np, target, source))
+        return (
+            f"source and target must carry the same mass, got {total} and {other}: rescale one of them, "
+            "target * source.sum() / target.sum()"
+        )
+
+    source, target = (
+        _checks.where_valid(mass, f"{name} must hold nonnegative masses", lambda xp, mass: mass >= 0)
+        for name, mass in (("source", source), ("target", target))
+    )
+    target = _checks.where_valid(target, message, balance, source)
+    hint = "epsilon must be positive; a linear program solver gives the limit of zero"
+    return source, target, _checks.where_valid(epsilon, hint, lambda xp, epsilon: epsilon > 0)
 
 
 def _entropic_cost(y: jax.Array, theta: Any) -> jax.Array:

@@ -41,10 +41,7 @@ def WaterFilling(noise: Any, power: Any, upper: Any = jnp.inf) -> Problem:
     ([2.0, 1.0, 0.0], 3.0)
     """
     noise = _checks.vector(noise, "noise", "channels")
-    power, upper = (
-        _checks.like(power, (), "power", "a single problem"),
-        _checks.like(upper, noise.shape, "upper", "noise"),
-    )
+    power, upper = _checks.scalar(power, "power"), _checks.like(upper, noise.shape, "upper", "noise")
     noise, power, upper = _admissible(noise, power, upper)
     return Problem(Separable(_negative_rate, noise, _fill), Sum(power), Box(0.0, upper))
 
@@ -107,7 +104,7 @@ def channel_capacity(transition: Any) -> tuple[jax.Array, jax.Array]:
     Source: [cover2006].
     """
     solution = solve(ChannelCapacity(transition))
-    return -_checks.solved(solution, solution.objective) / jnp.log(2.0), _checks.solved(solution)
+    return _checks.solved(solution, (-solution.objective / jnp.log(2.0), solution.primal))
 
 
 def _powers(noise: jax.Array, power: jax.Array, upper: jax.Array) -> jax.Array:

@@ -144,6 +144,39 @@ def test_5000_assets(rng, x64):
     np.testing.assert_allclose(pullback(g)[0] @ error, moved, rtol=1e-4)
 
 
+@pytest.mark.slow
+def test_rebalancing_5000_assets(rng, x64):
+    n, r, gamma, upper, cost, turnover = 5000, 30, 5.0, 0.02, 0.002, 0.5
+    mean, specific, loadings = market(rng, n, r)
+    holdings = rng.dirichlet(np.ones(n))
+
+    def weights(mean):
+        S = kkt.LowRank(specific, loadings)
+        return rebalance(mean, S, holdings, turnover, gamma, upper=upper, cost=cost)
+
+    w, pullback = jax.vjp(jax.jit(weights), mean)
+    # Weights w, absolute changes a >= |w - holdings|, and the factors loadings'w as variables.
+    eye, none, one = sp.eye(n), sp.csr_matrix((n, r)), np.ones((1, n))
+    equalities = sp.bmat([[one, np.zeros((1, n)), np.zeros((1, r))], [loadings.T, np.zeros((r, n)), -sp.eye(r)]])
+    blocks = [[eye, -eye, none], [-eye, -eye, none], [-eye, 0 * eye, none], [eye, 0 * eye, none]]
+    inequalities = sp.bmat([*blocks, [0 * one, one, np.zeros((1, r))]])
+    most = np.r_[holdings, -holdings, np.zeros(n), np.full(n, upper), turnover]
+
+    def reference(mean):
+        return references.cone_program(
+            gamma * sp.diags(np.r_[specific, np.zeros(n), np.ones(r)]),
+            np.r_[-mean, np.full(n, cost), np.zeros(r)],
+            (equalities, np.r_[1.0, np.zeros(r)], clarabel.ZeroConeT(1 + r)),
+            (inequalities, most, clarabel.NonnegativeConeT(4 * n + 1)),
+        )[0][:n]
+
+    np.testing.assert_allclose(w, reference(mean), atol=1e-6)
+    assert np.abs(np.asarray(w) - holdings).sum() > turnover - 1e-9
+    error, g, h = 0.01 * rng.normal(size=n), rng.normal(size=n), 1e-4
+    moved = g @ (reference(mean + h * error) - reference(mean - h * error)) / (2 * h)
+    np.testing.assert_allclose(pullback(g)[0] @ error, moved, rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -155,6 +188,10 @@ def test_5000_assets(rng, x64):
         (lambda: Portfolio([0.1, 0.2], np.eye(2), lower=0.6, upper=0.5), "lower is above upper for some asset"),
         (lambda: Portfolio([0.1, 0.2], np.eye(2), -1.0), "risk_aversion must be positive"),
         (lambda: Portfolio([0.1, 0.2], np.eye(2), GAMMAS), "risk_aversion must be a scalar"),
+        (lambda: Portfolio([0.1, 0.2], [[1.0, 0.5], [0.0, 1.0]]), "covariance must be symmetric"),
+        (lambda: Portfolio([0.1, 0.2], [1.0, -1.0]), "covariance must have nonnegative variances"),
+        (lambda: portfolio([0.1, 0.2], kkt.LowRank([1.0, -1.0], np.ones((2, 1)))), "covariance must have nonnegative"),
+        (lambda: Rebalancing([0.1, 0.2], np.eye(2), [0.2, 0.2], [0.5, 0.5]), "turnover must be a scalar"),
         (lambda: Rebalancing([0.1, 0.2], np.eye(2), [0.2, 0.2], 0.5), "turnover 0.5 does not reach"),
         (lambda: Rebalancing([0.1, 0.2], np.eye(2), [0.2, 0.8], -0.5), "turnover -0.5 does not reach"),
         (lambda: Rebalancing([0.1, 0.2], np.eye(2), np.ones(3), 0.5), r"holdings .* shape \(2,\) of mean"),

@@ -70,6 +70,32 @@ def test_optimal_power_flow_against_pypower(x64):
     np.testing.assert_allclose(slope[1], slope[1].T, atol=1e-9)  # a Hessian, of the cost in the demand
 
 
+def tightened(case):
+    """A case without limits of its lines, with some that hold; not alike, for of two in a row only one sets prices."""
+    network, demand = Network.from_case(case)
+    flow = np.abs(optimal_power_flow(network, demand).flow)
+    busiest = np.argsort(-flow)[:6]
+    case["branch"][busiest, 5] = np.linspace(0.86, 0.94, 6) * flow[busiest]
+    return case
+
+
+@pytest.mark.parametrize("name", ["case118", pytest.param("case300", marks=pytest.mark.slow)])
+def test_a_batch_of_demands_on_a_large_network(name, x64, rng):
+    case = tightened(getattr(pypower, name)())
+    network, demand = Network.from_case(case)
+    demands = demand * np.r_[np.ones((1, demand.size)), rng.uniform(0.9, 1.02, (3, demand.size))]
+    demands = np.r_[demands, 1.2 * demands[:1] * np.sum(network.upper) / np.sum(demand)]  # the last is out of reach
+    power = jax.jit(jax.vmap(optimal_power_flow, (None, 0)))(network, demands)
+    for hour in range(4):
+        generation, flow, _, price, congestion = by_pypower(case, demands[hour])
+        np.testing.assert_allclose(power.generation[hour], generation, atol=1e-4)
+        np.testing.assert_allclose(power.flow[hour], flow, atol=1e-4)
+        np.testing.assert_allclose(power.price[hour], price, rtol=1e-6)
+        np.testing.assert_allclose(power.congestion[hour], congestion, atol=1e-4)
+        assert np.max(power.congestion[hour]) > 0.1
+    assert all(np.isnan(field[4]).all() for field in power)
+
+
 def test_float32_and_case_39():
     network, demand = Network.from_case(pypower.case39())
     power = jax.jit(optimal_power_flow)(network, jnp.asarray(demand, jnp.float32))
@@ -111,8 +137,8 @@ _LINE = {"from_bus": [0], "to_bus": [1], "susceptance": 500.0}
     [
         ({"generator_bus": [0, 2]}, "generator_bus must hold numbers of buses, 0 to 1"),
         ({"reference": 5}, "reference must hold numbers of buses"),
-        ({"linear": [1.0, 2.0, 3.0]}, "linear must be a scalar or one entry a generator"),
-        ({"susceptance": [1.0, 2.0]}, "susceptance must be a scalar or one entry a line"),
+        ({"linear": [1.0, 2.0, 3.0]}, r"linear must be a scalar or have the shape \(2,\) of the generators"),
+        ({"susceptance": [1.0, 2.0]}, r"susceptance must be a scalar or have the shape \(1,\) of the lines"),
         ({"susceptance": 0.0}, "susceptance must not be zero: leave out"),
         ({"quadratic": -1.0}, "quadratic must be nonnegative"),
         ({"lower": 200.0}, "lower is above upper for some generator"),
@@ -137,7 +163,7 @@ def test_bad_demands():
             verb(300.0, 0.01, [1.0, 2.0], 0.0, 100.0)
         with pytest.raises(ValueError, match="linear must be a vector"):
             verb(300.0, 0.01, 1.0, 0.0, 100.0)
-        with pytest.raises(ValueError, match="upper must be a scalar or one entry a generator"):
+        with pytest.raises(ValueError, match=r"upper must be a scalar or have the shape \(2,\) of the generators"):
             verb(300.0, 0.01, [1.0, 2.0], 0.0, [1.0, 2.0, 3.0])
     case = pypower.case9()
     case["gencost"][0, 0] = 1

@@ -157,6 +157,25 @@ def test_quantile_regression(bounded, x64):
         np.testing.assert_allclose(jacobian, expected, atol=1e-8)
 
 
+@pytest.mark.slow
+def test_quantile_regression_of_many_observations(rng, x64):
+    m, p, tau = 100_000, 20, 0.9
+    X = rng.normal(size=(m, p))
+    y = X @ rng.normal(size=p) + rng.normal(size=m)
+    b, pullback = jax.vjp(jax.jit(lambda y: quantile_regression(X, y, tau)), y)
+    # It goes through p observations, and the slope of the others is theirs with weights between tau - 1 and tau: that
+    # alone makes it the best.
+    rest = y - X @ np.asarray(b)
+    through = np.argsort(np.abs(rest))[:p]
+    np.testing.assert_allclose(rest[through], 0, atol=1e-10)
+    rest[through] = 0
+    weights = np.linalg.solve(X[through].T, -X.T @ (np.where(rest > 0, tau, tau - 1) * (rest != 0)))
+    assert np.all((weights > tau - 1) & (weights < tau))
+    g, expected = rng.normal(size=p), np.zeros(m)
+    expected[through] = np.linalg.solve(X[through].T, g)
+    np.testing.assert_allclose(pullback(g)[0], expected, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -236,6 +236,7 @@ def test_option_prices(dtype, rng):
         (lambda: MaximumEntropy([[1.0, 2.0]], [2.5]), "strictly between the least and the largest"),
         (lambda: MaximumEntropy([[1.0, 2.0]], [1.5, 1.5]), r"moments must have shape \(1,\)"),
         (lambda: maximum_entropy([[1.0, 2.0]], [1.5], [1.0, -1.0]), "prior must be nonnegative"),
+        (lambda: maximum_entropy([[1.0, 2.0]], [1.5], [0.0, 0.0]), "prior must be nonnegative, and not all zero"),
     ],
 )
 def test_bad_input(call, message):

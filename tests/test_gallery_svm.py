@@ -141,12 +141,14 @@ def test_linear_kernel_of_few_features(x64):
     [
         (lambda: SVM(np.ones((2, 3)), [1, -1]), "kernel must be square"),
         (lambda: SVM(np.eye(3), [1, -1]), r"kernel must have shape \(2, 2\) to go with labels"),
+        (lambda: SVM([[1.0, 0.5], [0.0, 1.0]], [1, -1]), "kernel must be symmetric"),
         (lambda: SVM(np.eye(2), [0, 1]), "labels must be \\+1 and -1"),
         (lambda: SVM(np.eye(2), [1, 1]), "with both present"),
         (lambda: svm(np.eye(2), [1, -1], 0.0), "C must be positive"),
         (lambda: one_class_svm(np.eye(2), 0.0), r"nu must lie in \(0, 1\]"),
         (lambda: one_class_svm(np.eye(2)[0]), "kernel must be square"),
         (lambda: rbf(np.eye(2), np.eye(3), 1.0), "as many columns"),
+        (lambda: rbf(np.eye(2), np.eye(2), -1.0), "gamma must be nonnegative"),
     ],
 )
 def test_bad_input(call, message):

@@ -24,12 +24,11 @@ from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._equilibrate import Scales, equilibrated
 from kkt_solvers.solvers._line_search import TO_BOUNDARY, Iterate, backtracked
 from kkt_solvers.solvers._newton import factorised, is_convex, is_sparse, regularisation
-from kkt_solvers.solvers._polish import off_steep_bounds, polished
+from kkt_solvers.solvers._polish import is_mendable, off_steep_bounds, polished
 
 _SHORT = 0.8  # steps below it are corrected, up to so many times
 _CORRECTORS = 3
-_IDENTIFIED = 1e-2  # the residual at which the active set is first tried
-_VERTEX = 1e-5  # that of a linear program, where it cannot be mended
+_NEARLY, _IDENTIFIED = 1e-2, 1e-5  # the residual at which the active set is first tried: if it can be mended, or not
 _RETRY = 1e-3  # by how much the residual falls until the next time
 _PATIENCE = 50  # iterations without progress
 _INFINITE = 1e15  # bounds beyond this are none
@@ -395,7 +394,7 @@ def _iterate(
     none = jnp.zeros((), jnp.int32)
     claim = jnp.where(convex, Status.MAX_ITERATIONS, Status.INVALID).astype(jnp.int32)
     never = jnp.zeros((), bool)
-    due = jnp.asarray(_VERTEX if linear else _IDENTIFIED, dtype)
+    due = jnp.asarray(_NEARLY if is_mendable(problem) else _IDENTIFIED, dtype)
     start = _State(first, best, smallest, due, jnp.full_like(smallest, jnp.inf), none, claim, never, none)
     told(start)
     return jax.lax.while_loop(unfinished, step, start)

@@ -1,5 +1,6 @@
 """The exact solution on the active set of a nearly solved problem."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 
 from kkt_solvers._arrays import tree_where
 from kkt_solvers._conditions import bound_multipliers, held_by, residuals
-from kkt_solvers._linear import choose
+from kkt_solvers._linear import MatrixFreeKKT, choose
 from kkt_solvers._objectives import Quadratic, hessian_product
 from kkt_solvers._problem import FlatProblem
 from kkt_solvers._solution import Dual
@@ -19,12 +20,12 @@ def polished(problem: FlatProblem, y: jax.Array, dual: Dual, smallest: jax.Array
     """A Newton step on the active set of the point, kept if the largest KKT residual is no larger for it.
 
     Where coordinates leave the box by that step, or multipliers are negative, the active set is mended by them and the
-    step taken again, as long as fewer and fewer are wrong: the primal-dual active set method [hintermueller2002]. Not
-    for a linear program, whose vertex needs as many free coordinates as rows.
+    step taken again, as long as fewer and fewer are wrong: the primal-dual active set method [hintermueller2002].
     """
-    (lower, upper), objective, choice = (problem.box.lower, problem.box.upper), problem.objective, choose(problem)
-    fixed = lower == upper
-    rounds = 1 if isinstance(objective, Quadratic) and objective.P is None else _ROUNDS
+    (lower, upper), objective, system = (problem.box.lower, problem.box.upper), problem.objective, choose(problem)
+    if isinstance(system, MatrixFreeKKT):  # the active set may be wrong, and the system then without a solution
+        system = replace(system, warn=False)
+    fixed, rounds = lower == upper, _ROUNDS if is_mendable(problem) else 1
 
     def again(state: Any) -> Any:
         (below, above), nu, best, smallest, wrong, _, count = state
@@ -32,7 +33,7 @@ def polished(problem: FlatProblem, y: jax.Array, dual: Dual, smallest: jax.Array
         mask = (~(below | above)).astype(y.dtype)
         gradient = objective.gradient(start) + problem.equality.adjoint(nu)
         right = -gradient, problem.equality.target - problem.equality.product(start)
-        dy, dnu = choice.solve(problem, start, mask, right)
+        dy, dnu = system.solve(problem, start, mask, right)
         dy, nu = mask * dy, nu + dnu
         candidate, _ = off_steep_bounds(problem, jnp.clip(start + dy, lower, upper))
         new = candidate, Dual(nu, *bound_multipliers(problem, candidate, nu))
@@ -61,6 +62,14 @@ def polished(problem: FlatProblem, y: jax.Array, dual: Dual, smallest: jax.Array
     start = (below | fixed, above & ~fixed), dual.equality, (y, dual), smallest, few, few + 1, jnp.zeros((), jnp.int32)
     best, smallest = jax.lax.while_loop(mending, again, start)[2:4]
     return *best, smallest
+
+
+def is_mendable(problem: FlatProblem) -> bool:
+    """Whether a wrong active set is worth another step: not in a linear program, whose vertex needs as many free
+    coordinates as rows, and not where the step takes conjugate gradients."""
+    objective = problem.objective
+    linear = isinstance(objective, Quadratic) and objective.P is None
+    return not linear and not isinstance(choose(problem), MatrixFreeKKT)
 
 
 _NEAR = 1e-6  # nearer to a bound than this a step of rounding may be felt
