@@ -297,15 +297,19 @@ def in_box_directions(problem: FlatProblem, ray: jax.Array, wanted: jax.Array | 
     """`ray`, its largest entry one, without what points out of the box; where it is not `wanted` it costs no pass."""
     box = problem.box
 
-    def size(v: jax.Array) -> jax.Array:
-        return jax.lax.cond(in_any(jnp.asarray(wanted)), lambda: _norm(v), lambda: jnp.ones((), v.dtype))
+    def inside(size: jax.Array) -> jax.Array:
+        d = ray / jnp.maximum(size, jnp.finfo(ray.dtype).tiny)
+        d = jnp.where(jnp.isfinite(box.lower), jnp.maximum(d, 0), d)
+        d = jnp.where(jnp.isfinite(box.upper), jnp.minimum(d, 0), d)
+        return jnp.where(jnp.abs(d) <= _ray_tolerance(ray), 0.0, d)
 
-    d = ray / jnp.maximum(size(ray), jnp.finfo(ray.dtype).tiny)
-    d = jnp.where(jnp.isfinite(box.lower), jnp.maximum(d, 0), d)
-    d = jnp.where(jnp.isfinite(box.upper), jnp.minimum(d, 0), d)
-    d = jnp.where(jnp.abs(d) <= _ray_tolerance(ray), 0.0, d)
-    largest = size(d)
-    return d / jnp.where(largest > 0, largest, 1.0)
+    def sizes() -> tuple[jax.Array, jax.Array]:
+        size = _norm(ray)
+        return size, _norm(inside(size))
+
+    one = jnp.ones((), ray.dtype)
+    size, left = jax.lax.cond(in_any(jnp.asarray(wanted)), sizes, lambda: (one, one))
+    return inside(size) / jnp.where(left > 0, left, 1.0)
 
 
 def with_ray(problem: FlatProblem, y: jax.Array, dual: Dual, status: jax.Array) -> tuple[jax.Array, Dual, jax.Array]:

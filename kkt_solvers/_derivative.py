@@ -102,7 +102,7 @@ def _steep_rule(problem: FlatProblem, objective: Separable, point: Point, d_prob
 
     def scaled() -> tuple[jax.Array, jax.Array, jax.Array]:
         assert objective.log_slope is not None
-        log_slope = objective.log_slope(z, objective.theta)
+        log_slope = objective.log_slope(-adjoint(problem, nu), objective.theta)
         m = jax.lax.stop_gradient(jnp.max(log_slope))
         m = jnp.where(faint & jnp.isfinite(m), m, 0.0)
         D = jnp.where(faint, jnp.exp(log_slope - m), slope)

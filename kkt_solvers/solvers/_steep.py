@@ -14,7 +14,7 @@ the root is found without another sweep. Where the scores spread far, most psi a
 sum is a step function: bisection on that costs a comparison and a sum, no exponential.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -125,16 +125,29 @@ def _guess(row: Row) -> jax.Array:
     n = row.lower.size
     stride = n // _SAMPLE if n >= 2 * _SAMPLE else 1
     some = jax.tree.map(lambda leaf: leaf[::stride] if leaf.ndim else leaf, row)
-    steps = some.objective.gradient(0.5 * (some.lower + some.upper)) / some.weights
-    usable = jnp.isfinite(steps)
-    count = jnp.maximum(jnp.sum(usable.astype(steps.dtype)), 1)
-    steps = jnp.where(usable, steps, 0)
-    mean = jnp.sum(steps) / count
-    rest = jnp.where(usable, steps - mean, 0)
     scale = jnp.mean(jnp.abs(some.weights))
-    spread = jnp.sum(rest * rest) / count * scale * scale
+
+    def steps() -> jax.Array:
+        return some.objective.gradient(0.5 * (some.lower + some.upper)) / some.weights
+
+    def moments(steps: jax.Array, usable: jax.Array, count: Any, total: jax.Array) -> tuple[jax.Array, jax.Array]:
+        mean = total / count
+        rest = jnp.where(usable, steps - mean, 0)
+        return mean, block_sum(rest * rest) / count
+
+    def of_usable() -> tuple[jax.Array, jax.Array]:
+        usable = jnp.isfinite(steps())
+        count = jnp.maximum(block_sum(usable.astype(total.dtype)), 1)
+        return moments(steps(), usable, count, block_sum(jnp.where(usable, steps(), 0)))
+
+    total = block_sum(steps())
+    mean, variance = jax.lax.cond(
+        in_any(~jnp.isfinite(total)),
+        of_usable,
+        lambda: moments(steps(), jnp.ones((), bool), some.lower.size, total),
+    )
     odds = jnp.log(row.above_least) - jnp.log(row.below_most)
-    start = mean + odds * jnp.sqrt(1 + jnp.pi / 8 * spread) / scale
+    start = mean + odds * jnp.sqrt(1 + jnp.pi / 8 * variance * scale * scale) / scale
     return jnp.where(jnp.isfinite(start), start, 0.0)
 
 
