@@ -249,16 +249,22 @@ def _newton(
     eps = jnp.finfo(low.dtype).eps
     heights = jnp.abs(weights) * (row.upper - row.lower)
 
-    def step(state: Search) -> Search:
-        s = state.s
+    def parts(s: jax.Array) -> tuple[jax.Array, ...]:
         z = weights * s
         down, up = minimiser(z, objective.theta) - row.lower, complement(z, objective.theta)
         slope = weights * weights * slope_of_minimiser(objective, z, row.lower, row.upper)
         c, rest = (jnp.abs(weights) * jnp.where(weights >= 0, *pair) for pair in ((down, up), (up, down)))
         beyond = c > rest
-        N, P = block_sum(jnp.where(beyond, 0, c)), block_sum(jnp.where(beyond, rest, 0))
-        N_slope, P_slope = block_sum(jnp.where(beyond, 0, slope)), block_sum(jnp.where(beyond, slope, 0))
-        full, room = block_sum(jnp.where(beyond, heights, 0)), block_sum(jnp.where(beyond, 0, heights))
+        return tuple(
+            jnp.where(beyond, *pair) for pair in ((0, c), (rest, 0), (0, slope), (slope, 0), (heights, 0), (0, heights))
+        )
+
+    def step(state: Search) -> Search:
+        s, sums = state.s, []
+        for i in range(6):
+            sums.append(block_sum(parts(s)[i]))
+            s = s + 0 * sums[-1]  # or XLA computes all before it sums the first, and memory holds six vectors
+        N, P, N_slope, P_slope, full, room = sums
         over = full - row.above_least
         residual = N - P + over
         # Too few are beyond the middle: the rest share what is missing. Too many: they share what there is.
