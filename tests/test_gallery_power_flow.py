@@ -10,7 +10,7 @@ import scipy.optimize
 from kkt_solvers.problems import EconomicDispatch, Network, OptimalPowerFlow, economic_dispatch, optimal_power_flow
 
 _OPTIONS = pypower.ppoption(
-    VERBOSE=0, OUT_ALL=0, PDIPM_FEASTOL=1e-10, PDIPM_GRADTOL=1e-10, PDIPM_COMPTOL=1e-10, PDIPM_COSTTOL=1e-12
+    VERBOSE=0, OUT_ALL=0, PDIPM_FEASTOL=1e-10, PDIPM_GRADTOL=1e-8, PDIPM_COMPTOL=1e-10, PDIPM_COSTTOL=1e-12
 )
 
 
