@@ -231,7 +231,12 @@ class DenseKKT(KKTSystem):
 
     Where the Hessian of the free coordinates and the Schur complement are safely definite, two Cholesky
     factorisations; else one of the whole matrix, with pivoting.
+
+    Arguments:
+        pivot: `False` to do without the latter: the solution is NaN then.
     """
+
+    pivot: bool | jax.Array = True
 
     def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Inverse, Any]:
         n = y.size
@@ -244,17 +249,17 @@ class DenseKKT(KKTSystem):
             return _factor(jnp.block([[H, A.T], [A, jnp.zeros((m, m), y.dtype)]]), sign)
 
         like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(pivoted))
-        needed = in_any(~definite)
+        needed = in_any(~definite & self.pivot)
         factor = jax.lax.cond(needed, pivoted, lambda: like)
 
         def inverse(right: Pair) -> Pair:
             b = jnp.concatenate([right[0], jnp.ravel(right[1])])
             quick = by_cholesky(b)
             x = jax.lax.cond(needed, lambda: _solve(factor, b), lambda: quick)
-            x = jnp.where(definite, quick, x)
+            x = jnp.where(definite, quick, jnp.where(self.pivot, x, jnp.nan))
             return x[:n], x[n:].reshape(right[1].shape)
 
-        return inverse, jnp.where(definite, 1, factor.steps)
+        return inverse, jnp.where(definite, 1, jnp.where(self.pivot, factor.steps, 0))
 
 
 def _by_cholesky(H: jax.Array, A: jax.Array) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:

@@ -93,15 +93,17 @@ class InteriorPoint(Solver):
             largest = residuals(problem, *found).largest
             return found, jnp.where(jnp.isfinite(largest), largest, jnp.inf)
 
-        def exact(found: tuple[jax.Array, Dual], smallest: jax.Array) -> tuple[tuple[jax.Array, Dual], jax.Array]:
-            y, dual, smallest = polished(problem, *found, smallest)
+        def exact(
+            found: tuple[jax.Array, Dual], smallest: jax.Array, thorough: jax.Array | bool
+        ) -> tuple[tuple[jax.Array, Dual], jax.Array]:
+            y, dual, smallest = polished(problem, *found, smallest, thorough)
             return (y, dual), smallest
 
         def told(state: _State) -> None:
             report(state.iterations, problem.objective(state.best[0]), state.smallest)
 
         # Of a similar problem the active set is often the same.
-        warm = None if dual is None else exact((init, dual), jnp.asarray(jnp.inf, init.dtype))
+        warm = None if dual is None else exact((init, dual), jnp.asarray(jnp.inf, init.dtype), True)
         final = _iterate(
             scaled,
             init / scales.variables,
@@ -371,9 +373,10 @@ def _iterate(
 
     def with_exact(state: _State) -> _State:
         """The active set solved for, once it should be known, and at the end."""
-        due = (state.smallest <= state.due) | ~unfinished(state)
+        last = ~unfinished(state)
+        due, thorough = last | (state.smallest <= state.due), last | (state.smallest <= _IDENTIFIED)
         best, smallest = jax.lax.cond(
-            in_any(due), lambda: exact(state.best, state.smallest), lambda: (state.best, state.smallest)
+            in_any(due), lambda: exact(state.best, state.smallest, thorough), lambda: (state.best, state.smallest)
         )
         best, smallest = tree_where(due, (best, smallest), (state.best, state.smallest))
         again = jnp.where(due, _RETRY * state.smallest, state.due)

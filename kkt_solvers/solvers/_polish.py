@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from kkt_solvers._arrays import tree_where
 from kkt_solvers._conditions import bound_multipliers, held_by, residuals
-from kkt_solvers._linear import MatrixFreeKKT, choose
+from kkt_solvers._linear import DenseKKT, MatrixFreeKKT, choose
 from kkt_solvers._objectives import Quadratic, hessian_product
 from kkt_solvers._problem import FlatProblem
 from kkt_solvers._solution import Dual
@@ -16,11 +16,15 @@ from kkt_solvers._solution import Dual
 _ROUNDS = 6
 
 
-def polished(problem: FlatProblem, y: jax.Array, dual: Dual, smallest: jax.Array) -> tuple[jax.Array, Dual, jax.Array]:
+def polished(
+    problem: FlatProblem, y: jax.Array, dual: Dual, smallest: jax.Array, thorough: jax.Array | bool = True
+) -> tuple[jax.Array, Dual, jax.Array]:
     """A Newton step on the active set of the point, kept if the largest KKT residual is no larger for it.
 
     Where coordinates leave the box by that step, or multipliers are negative, the active set is mended by them and the
     step taken again, as long as fewer and fewer are wrong: the primal-dual active set method [hintermueller2002].
+    A system that is not definite is dear, and seldom that of the right active set: it is solved in the first step only,
+    and only if that is to be `thorough`.
     """
     (lower, upper), objective, system = (problem.box.lower, problem.box.upper), problem.objective, choose(problem)
     if isinstance(system, MatrixFreeKKT):  # the active set may be wrong, and the system then without a solution
@@ -33,7 +37,9 @@ def polished(problem: FlatProblem, y: jax.Array, dual: Dual, smallest: jax.Array
         mask = (~(below | above)).astype(y.dtype)
         gradient = objective.gradient(start) + problem.equality.adjoint(nu)
         right = -gradient, problem.equality.target - problem.equality.product(start)
-        dy, dnu = system.solve(problem, start, mask, right)
+        dense = isinstance(system, DenseKKT)
+        this = replace(system, pivot=jnp.asarray(thorough) & (count == 0)) if dense else system
+        dy, dnu = this.solve(problem, start, mask, right)
         dy, nu = mask * dy, nu + dnu
         candidate, _ = off_steep_bounds(problem, jnp.clip(start + dy, lower, upper))
         new = candidate, Dual(nu, *bound_multipliers(problem, candidate, nu))
