@@ -37,8 +37,8 @@ def polished(
         mask = (~(below | above)).astype(y.dtype)
         gradient = objective.gradient(start) + problem.equality.adjoint(nu)
         right = -gradient, problem.equality.target - problem.equality.product(start)
-        dense = isinstance(system, DenseKKT)
-        this = replace(system, pivot=jnp.asarray(thorough) & (count == 0)) if dense else system
+        pivot = jnp.asarray(thorough) & (count == 0)
+        this = replace(system, pivot=pivot) if isinstance(system, DenseKKT) else system
         dy, dnu = this.solve(problem, start, mask, right)
         dy, nu = mask * dy, nu + dnu
         candidate, _ = off_steep_bounds(problem, jnp.clip(start + dy, lower, upper))
