@@ -55,9 +55,9 @@ class InteriorPoint(Solver):
     before the end. Quadratic objectives: Mehrotra's predictor and corrector. Others: backtracking on the norm of the
     relaxed conditions, inside the domain of the objective. A Cholesky factorisation of `H + D` and one of the Schur
     complement `A (H + D)^{-1} A'` in every iteration (a diagonal or low-rank `H` costs only the latter), both
-    regularised as a proximal point method, so that dependent rows and flat objectives do no harm. The active set of
-    the last iterate is then solved for exactly, and kept if that is better: so multipliers of free coordinates are
-    zero.
+    regularised as a proximal point method, so that dependent rows and flat objectives do no harm. From a residual of
+    1e-2 on the active set is solved for exactly, mended where that shows a few coordinates to be wrong, and the result
+    kept if it is better: this spares the last iterations, and multipliers of free coordinates are zero.
 
     On a CPU the instances of a batch (`jax.vmap`) are solved one after the other, each with as many iterations as it
     needs; elsewhere in step.
@@ -70,7 +70,8 @@ class InteriorPoint(Solver):
         max_iterations: of the Newton method; most problems take 10 to 30.
         polish: whether to solve for the active set, once it should be known and at the end.
 
-    Source: [mehrotra1992], with the proximal regularisation of [pougkakiotis2021].
+    Source: [mehrotra1992], with the proximal regularisation of [pougkakiotis2021] and the active sets of
+    [hintermueller2002].
     """
 
     tol: float | None = None
