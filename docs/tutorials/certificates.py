@@ -33,7 +33,7 @@ solvers = {
 
 # %%
 # ``progress`` takes a function that is called in each iteration. ``kkt.plot.History`` is one that remembers. The curve
-# of ``InteriorPoint`` ends early: after its last iteration it solves for the active set, to rounding.
+# of ``InteriorPoint`` falls at its end: once the active set is nearly known it is solved for exactly, to rounding.
 solutions = {}
 figure, ax = plt.subplots(figsize=(8, 4), layout="constrained")
 for name, solver in solvers.items():
