@@ -140,6 +140,32 @@ def double_well(y):
     return jnp.sum((y**2 - 1) ** 2)
 
 
+def test_infeasible_programs_that_are_nearly_feasible(x64):
+    m, n, count = 20, 40, 24
+    data = []
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        nu, A = rng.normal(size=m), rng.integers(-9, 10, size=(m, n)).astype(float)
+        A = np.where(A.T @ nu < 0, -A, A)  # A'nu >= 0, and zero on the most of the columns
+        flat = rng.random(n) < 0.6
+        A[:, flat] -= np.outer(nu, A[:, flat].T @ nu) / (nu @ nu)
+        b = A @ rng.random(n)
+        b -= nu * (b @ nu + 10.0 ** -rng.integers(4)) / (nu @ nu)  # b'nu < 0 <= nu'A y for all y >= 0
+        data.append((10.0 ** rng.integers(-3, 3), rng.normal(size=n), A, b))
+    scale, q, A, b = (jnp.asarray(np.stack(part)) for part in zip(*data, strict=True))
+
+    def solution(scale, q, A, b):
+        objective = kkt.Quadratic(scale * jnp.eye(n), q)
+        return kkt.solve(kkt.Problem(objective, kkt.Affine(A, b), kkt.Box(0.0, jnp.inf)))
+
+    solutions = jax.jit(jax.vmap(solution))(scale, q, A, b)
+    assert np.all(solutions.status == kkt.Status.PRIMAL_INFEASIBLE)
+    ray = np.asarray(solutions.dual.equality)
+    w, value = np.einsum("imn,im->in", A, ray), np.sum(np.asarray(b) * ray, axis=1)
+    # b'ray = ray'A y for no y >= 0 of up to a thousand times the size of b.
+    assert np.all(value < 1e3 * np.sum(np.minimum(w, 0), axis=1))
+
+
 def test_nonconvex_objectives_are_not_called_solved(x64):
     saddle = kkt.Quadratic([[1.0, 0.0], [0.0, -5.0]], [0.0, 0.3])
     assert name(kkt.solve(kkt.Problem(saddle, kkt.Sum(0.1)))) == "INVALID"

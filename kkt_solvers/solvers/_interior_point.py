@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers import _lapack as lapack
-from kkt_solvers._arrays import dense, tree_where
+from kkt_solvers._arrays import tree_where
 from kkt_solvers._batches import in_any, one_by_one
 from kkt_solvers._conditions import (
     certificate_of_infeasibility,
@@ -23,7 +22,7 @@ from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._equilibrate import Scales, equilibrated
 from kkt_solvers.solvers._line_search import TO_BOUNDARY, Iterate, backtracked
-from kkt_solvers.solvers._newton import factorised, is_convex, is_sparse, regularisation
+from kkt_solvers.solvers._newton import factorised, is_convex, is_sparse
 from kkt_solvers.solvers._polish import is_mendable, off_steep_bounds, polished
 
 _SHORT = 0.8  # steps below it are corrected, up to so many times
@@ -43,6 +42,7 @@ class _State(NamedTuple):
     since: jax.Array
     claim: jax.Array
     firm: jax.Array  # whether a matrix of it was not definite without more regularisation
+    elastic: jax.Array  # whether it looks for the point nearest to the equality
     iterations: jax.Array
 
 
@@ -57,7 +57,9 @@ class InteriorPoint(Solver):
     complement `A (H + D)^{-1} A'` in every iteration (a diagonal or low-rank `H` costs only the latter), both
     regularised as a proximal point method, so that dependent rows and flat objectives do no harm. From a residual of
     1e-2 on the active set is solved for exactly, mended where that shows a few coordinates to be wrong, and the result
-    kept if it is better: this spares the last iterations, and multipliers of free coordinates are zero.
+    kept if it is better: this spares the last iterations, and multipliers of free coordinates are zero. A quadratic
+    program on which the method gets stuck is searched for a proof that it is infeasible: the distance of the box from
+    the equality.
 
     On a CPU the instances of a batch (`jax.vmap`) are solved one after the other, each with as many iterations as it
     needs; elsewhere in step.
@@ -100,6 +102,11 @@ class InteriorPoint(Solver):
             y, dual, smallest = polished(problem, *found, smallest, thorough)
             return (y, dual), smallest
 
+        def proves(nu: jax.Array, rays: tuple[jax.Array, ...]) -> tuple[jax.Array, list[jax.Array]]:
+            nu = (scales.rows * nu).reshape(problem.equality.target.shape)
+            descents = [ray_of_descent(problem, scales.variables * ray) for ray in rays]
+            return certificate_of_infeasibility(problem, nu), descents
+
         def told(state: _State) -> None:
             report(state.iterations, problem.objective(state.best[0]), state.smallest)
 
@@ -111,14 +118,13 @@ class InteriorPoint(Solver):
             warm,
             measured,
             exact if self.polish else None,
+            proves,
             told,
             tol,
             self.max_iterations,
         )
         (y, dual), smallest = final.best, final.smallest
         nu, ray, claim = final.now.nu, final.now.y, final.claim
-        if problem.equality.target.size and not is_sparse(problem):
-            nu, claim = _last_ray(scaled, nu, claim, smallest <= tol)
         if not isinstance(problem.objective, Quadratic):
             claim = jnp.where(is_convex(problem, y), claim, Status.INVALID)
         claim = jnp.where((claim == Status.MAX_ITERATIONS) & (smallest <= tol), Status.SOLVED, claim)
@@ -146,33 +152,6 @@ def _unscaled(problem: FlatProblem, scales: Scales, point: Iterate) -> tuple[jax
     return y, Dual(nu, lower, upper)
 
 
-def _last_ray(problem: FlatProblem, nu: jax.Array, claim: jax.Array, solved: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Where the method ended without an answer, `nu` may point to a proof of infeasibility and not be one yet: its
-    `w = A'nu` does not quite vanish where it must. It is then projected onto the `nu` for which it does."""
-    box, A = problem.box, dense(problem.equality.rows(problem.box.lower.size))
-    eye = jnp.eye(len(A), dtype=A.dtype)
-
-    def purified() -> jax.Array:
-        def again(_: int, nu: jax.Array) -> jax.Array:
-            nu = nu / jnp.maximum(jnp.max(jnp.abs(nu)), jnp.finfo(nu.dtype).tiny)
-            w = A.T @ nu
-            bound = jnp.where(w > 0, box.lower, box.upper)
-            B = jnp.where(jnp.isfinite(bound), 0.0, A)
-            # nu - B (B'B)^+ B'nu, by two steps of inverse iteration with B B'.
-            delta = regularisation(A.dtype)
-            factor = lapack.cholesky(B @ B.T + delta * eye)
-            for _ in range(2):
-                nu = delta * lapack.cho_solve(factor, nu)
-            return nu
-
-        return jax.lax.fori_loop(0, 5, again, nu)
-
-    unanswered = (claim == Status.MAX_ITERATIONS) & ~solved
-    ray = jax.lax.cond(in_any(unanswered), purified, lambda: nu)
-    found = unanswered & certificate_of_infeasibility(problem, ray)
-    return jnp.where(found, ray, nu), jnp.where(found, Status.PRIMAL_INFEASIBLE, claim)
-
-
 # --------------------------------------------------------------------------------------------- the method
 def _start_inside(problem: FlatProblem, init: jax.Array, has: Any) -> Iterate:
     """Strictly inside the box; where `init` is not, a tenth of its width or a unit away from the bound."""
@@ -195,7 +174,7 @@ def _start_quadratic(problem: FlatProblem, has: Any, moves: jax.Array) -> Iterat
     lower, upper = problem.box.lower, problem.box.upper
     objective, equality = problem.objective, problem.equality
     y = jnp.where(moves > 0, 0.0, lower)
-    solve, _ = factorised(problem, y, jnp.ones_like(y), moves, jnp.ones((), bool))
+    solve, _ = factorised(problem, y, jnp.ones_like(y), moves, jnp.ones((), bool), jnp.zeros((), bool))
     target = jnp.ravel(equality.target - equality.product(y))
     dy, nu = solve(-objective.gradient(y), target)
     y = y + moves * dy
@@ -238,6 +217,7 @@ def _iterate(
     warm: Any,
     measured: Any,
     exact: Any,
+    proves: Any,
     told: Any,
     tol: float,
     max_iterations: int,
@@ -253,9 +233,10 @@ def _iterate(
     has_bounds, count = bounds > 0, jnp.maximum(bounds, 1).astype(dtype)
     target = equality.target
 
-    def conditions(p: Iterate) -> tuple[jax.Array, jax.Array]:
-        slope = objective.gradient(p.y) + equality.adjoint(p.nu.reshape(target.shape)) - p.zl + p.zu
-        return moves * slope, jnp.ravel(equality.product(p.y) - target)
+    def conditions(p: Iterate, elastic: Any = False) -> tuple[jax.Array, jax.Array]:
+        slope = jnp.where(elastic, 0.0, objective.gradient(p.y))
+        slope = slope + equality.adjoint(p.nu.reshape(target.shape)) - p.zl + p.zu
+        return moves * slope, jnp.ravel(equality.product(p.y) - target) - jnp.where(elastic, p.nu, 0.0)
 
     def gap(p: Iterate) -> jax.Array:
         return (jnp.vdot(p.below, p.zl) + jnp.vdot(p.above, p.zu)) / count
@@ -321,9 +302,9 @@ def _iterate(
     def step(state: _State) -> _State:
         p = state.now
         mu = gap(p)
-        rd, rp = conditions(p)
+        rd, rp = conditions(p, state.elastic)
         D = p.zl / p.below + p.zu / p.above
-        solve, definite = factorised(problem, p.y, D, moves, state.firm)
+        solve, definite = factorised(problem, p.y, D, moves, state.firm, state.elastic)
         affine = direction(p, solve, rd, rp, -p.below * p.zl, -p.above * p.zu)
         ap, ad = longest(p, affine)
         reached = gap(advance(p, affine, ap, ad))
@@ -346,12 +327,12 @@ def _iterate(
         finite = jnp.all(jnp.isfinite(following.y)) & jnp.isfinite(largest)
         better = finite & (largest < state.smallest)
         progress = finite & (largest < 0.9 * state.mark)
-        infeasible = certificate_of_infeasibility(problem, following.nu)
+        rays = following.y, d.y
+        infeasible, descents = proves(following.nu, rays)
         claim = jnp.where(infeasible, Status.PRIMAL_INFEASIBLE, Status.MAX_ITERATIONS)
         # A proof that there is no solution is kept as the last iterate.
         proof = following
-        for ray in (following.y, d.y):
-            unbounded = ray_of_descent(problem, ray)
+        for ray, unbounded in zip(rays, descents, strict=True):
             claim = jnp.where(unbounded, Status.DUAL_INFEASIBLE, claim)
             proof = proof._replace(y=jnp.where(unbounded, ray, proof.y))
         following_state = _State(
@@ -363,14 +344,30 @@ def _iterate(
             jnp.where(progress, 0, jnp.where(finite, state.since + 1, _PATIENCE)),
             claim.astype(jnp.int32),
             state.firm,
+            state.elastic,
             state.iterations + 1,
         )
         repeat = ~definite & ~state.firm
         again = state._replace(firm=repeat | state.firm, iterations=state.iterations + 1)
         following_state = tree_where(repeat, again, following_state)
         following_state = following_state if exact is None else with_exact(following_state)
+        following_state = with_elastic(following_state) if quadratic and target.size else following_state
         told(following_state)
         return following_state
+
+    def with_elastic(state: _State) -> _State:
+        """Where the method is stuck the equality may be out of reach. Then the point of the box nearest to it has a
+        distance `nu = A y - b` that proves it: it solves `min nu'nu / 2  s.t.  A y - nu = b`, a change of two terms."""
+        unanswered = (state.claim == Status.MAX_ITERATIONS) & (state.smallest > tol)
+        begins = stuck(state) & unanswered & ~state.elastic
+        p = _start_inside(problem, state.now.y, has)
+        nu = jnp.ravel(equality.product(p.y) - target)
+        size = 1e-3 + jnp.max(jnp.abs(equality.adjoint(nu.reshape(target.shape))), initial=0)
+        zl, zu = jnp.where(has[0], size, 0.0), jnp.where(has[1], size, 0.0)
+        start = state._replace(
+            now=p._replace(nu=nu, zl=zl, zu=zu), since=jnp.zeros_like(state.since), elastic=state.elastic | begins
+        )
+        return tree_where(begins, start, state)
 
     def with_exact(state: _State) -> _State:
         """The active set solved for, once it should be known, and at the end."""
@@ -386,11 +383,13 @@ def _iterate(
     # Where the slope is a logarithm a coordinate may have far to go to its tiny value.
     exhausted = eps * eps if quadratic else float(jnp.finfo(dtype).tiny) ** 0.5
 
+    def stuck(state: _State) -> jax.Array:
+        return (state.since >= _PATIENCE) | (has_bounds & (gap(state.now) <= exhausted))
+
     def unfinished(state: _State) -> jax.Array:
         # Past the tolerance a few more iterations are cheap, and tell active bounds from free ones cleanly.
         enough = (state.smallest <= 1e-3 * tol) | ((state.smallest <= tol) & (state.since >= 2))
-        stuck = (state.since >= _PATIENCE) | (has_bounds & (gap(state.now) <= exhausted))
-        return ~enough & ~stuck & (state.claim == Status.MAX_ITERATIONS) & (state.iterations < max_iterations)
+        return ~enough & ~stuck(state) & (state.claim == Status.MAX_ITERATIONS) & (state.iterations < max_iterations)
 
     first = _start_quadratic(problem, has, moves) if quadratic else _start_inside(problem, init, has)
     best, smallest = measured(first) if warm is None else warm
@@ -399,6 +398,6 @@ def _iterate(
     claim = jnp.where(convex, Status.MAX_ITERATIONS, Status.INVALID).astype(jnp.int32)
     never = jnp.zeros((), bool)
     due = jnp.asarray(_NEARLY if is_mendable(problem) else _IDENTIFIED, dtype)
-    start = _State(first, best, smallest, due, jnp.full_like(smallest, jnp.inf), none, claim, never, none)
+    start = _State(first, best, smallest, due, jnp.full_like(smallest, jnp.inf), none, claim, never, never, none)
     told(start)
     return jax.lax.while_loop(unfinished, step, start)

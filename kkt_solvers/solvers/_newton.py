@@ -3,7 +3,8 @@
     (H + D) dy + A'dnu = r,      A dy - delta dnu = s,      dy = 0 on the coordinates that do not move
 
 with `D > 0` from the barrier. Both blocks are regularised, as in a proximal point method, by as little as rounding
-allows: the factorisations exist for dependent rows and flat objectives too.
+allows: the factorisations exist for dependent rows and flat objectives too. Where the system is `elastic` it has no
+`H`, and `delta` is one.
 """
 
 from collections.abc import Callable
@@ -55,7 +56,7 @@ def is_convex(problem: FlatProblem, y: jax.Array) -> jax.Array:
 
 
 def factorised(
-    problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array, firm: jax.Array
+    problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array, firm: jax.Array, elastic: jax.Array
 ) -> tuple[Solve, jax.Array]:
     """`(r, s) -> (dy, dnu)`, and whether the matrix was definite, as it should be.
 
@@ -63,20 +64,22 @@ def factorised(
     least, for a matrix that with the least was not definite.
     """
     if is_sparse(problem):
-        return _sparse_system(problem, D, moves), jnp.ones((), bool)
-    return _dense_system(problem, y, D, moves, firm)
+        return _sparse_system(problem, D, moves, elastic), jnp.ones((), bool)
+    return _dense_system(problem, y, D, moves, firm, elastic)
 
 
 def _definite(factor: jax.Array) -> jax.Array:
     return jnp.all(jnp.isfinite(jnp.diag(factor)))
 
 
-def _sparse_system(problem: FlatProblem, D: jax.Array, moves: jax.Array) -> Solve:
+def _sparse_system(problem: FlatProblem, D: jax.Array, moves: jax.Array, elastic: jax.Array) -> Solve:
     objective, A = problem.objective, problem.equality.rows(D.size)
     assert isinstance(objective, Quadratic)
     least = _LEAST * regularisation(D.dtype)
-    D, delta = jnp.where(moves > 0, D + least, 1.0), jnp.full(A.shape[0], least, D.dtype)
-    solve = _sparse.factorised(objective.P, A, moves, D, delta, 0.0)
+    D = jnp.where(moves > 0, D + least, 1.0)
+    delta = jnp.where(elastic, 1.0, jnp.full(A.shape[0], least, D.dtype))
+    P = jax.tree.map(lambda leaf: jnp.where(elastic, 0, leaf), objective.P)
+    solve = _sparse.factorised(P, A, moves, D, delta, 0.0)
 
     def both(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = solve(jnp.concatenate([moves * r, s]))
@@ -96,12 +99,15 @@ class _Inverse(NamedTuple):
     good: jax.Array
 
 
-def _inverse(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array, more: jax.Array) -> _Inverse:
-    """`more` is the part of a pivot by which it is regularised besides."""
+def _inverse(
+    problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array, curved: jax.Array, more: jax.Array
+) -> _Inverse:
+    """`curved` is one on the coordinates that `H` is taken of; `more` is the part of a pivot by which it is regularised
+    besides."""
     objective = problem.objective
     P = objective.P if isinstance(objective, Quadratic) else None
     if isinstance(P, LowRank):
-        d, V = moves * P.diagonal + D, moves[:, None] * P.factor
+        d, V = curved * P.diagonal + D, curved[:, None] * P.factor
         core = lapack.cholesky(jnp.eye(V.shape[1], dtype=y.dtype) + V.T @ (V / d[:, None]))
 
         def invert(v: jax.Array) -> jax.Array:
@@ -110,7 +116,7 @@ def _inverse(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array,
 
         return _Inverse(_same, invert, _same, lambda v: d * v + V @ (V.T @ v), _definite(core))
     if isinstance(objective, Separable) or (isinstance(objective, Quadratic) and (P is None or P.ndim == 1)):
-        h = moves * diagonal_curvature(problem, y) + D
+        h = curved * diagonal_curvature(problem, y) + D
         root = jnp.sqrt(h)
 
         def divide(v: jax.Array) -> jax.Array:
@@ -118,8 +124,8 @@ def _inverse(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array,
 
         return _Inverse(divide, _same, divide, lambda v: h * v, jnp.ones((), bool))
     H = dense_hessian(problem, y)
-    D = D + (regularisation(y.dtype) + more * (jnp.diag(H) + D)) * moves
-    L = lapack.cholesky(H * moves[:, None] * moves + jnp.diag(D))
+    D = D + (regularisation(y.dtype) + more * (jnp.diag(H) + D)) * curved
+    L = lapack.cholesky(H * curved[:, None] * curved + jnp.diag(D))
 
     def whiten(v: jax.Array) -> jax.Array:
         return lapack.solve_lower(L, v)
@@ -127,7 +133,7 @@ def _inverse(problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array,
     def unwhiten(v: jax.Array) -> jax.Array:
         return lapack.solve_lower_transposed(L, v)
 
-    return _Inverse(whiten, _same, unwhiten, lambda v: moves * (H @ (moves * v)) + D * v, _definite(L))
+    return _Inverse(whiten, _same, unwhiten, lambda v: curved * (H @ (curved * v)) + D * v, _definite(L))
 
 
 def _same(v: jax.Array) -> jax.Array:
@@ -135,7 +141,7 @@ def _same(v: jax.Array) -> jax.Array:
 
 
 def _dense_system(
-    problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array, firm: jax.Array
+    problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array, firm: jax.Array, elastic: jax.Array
 ) -> tuple[Solve, jax.Array]:
     A = dense(problem.equality.rows(y.size)) * moves
     reg, eps = regularisation(y.dtype), float(jnp.finfo(y.dtype).eps)
@@ -143,11 +149,13 @@ def _dense_system(
     # drown the others.
     D = jnp.where(D > 0, D + _LEAST * reg, reg)
     more = jnp.where(firm, 16 * eps, 0.0)
-    inverse = _inverse(problem, y, jnp.where(moves > 0, D, 1.0), moves, more)
+    curved = jnp.where(elastic, 0.0, moves)
+    inverse = _inverse(problem, y, jnp.where(moves > 0, D, 1.0), moves, curved, more)
     V = inverse.whiten(A.T)
     S = V.T @ inverse.middle(V)
     pivots = jnp.diag(S)
-    e, delta = jax.lax.rsqrt(pivots + reg), reg + more * pivots
+    delta = jnp.where(elastic, 1.0, reg + more * pivots)
+    e = jax.lax.rsqrt(pivots + delta)
     factor = lapack.cholesky(S * e[:, None] * e + jnp.diag(delta * e * e)) if len(A) else S
 
     def once(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
