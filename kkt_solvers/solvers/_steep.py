@@ -22,11 +22,14 @@ import jax.numpy as jnp
 from kkt_solvers._arrays import block_sum
 from kkt_solvers._batches import in_any
 from kkt_solvers._elementwise import slope_of_minimiser
+from kkt_solvers._hoist import elementwise_derivative
 from kkt_solvers._objectives import Separable
 from kkt_solvers._solution import Status
 
 _WIDE = 20.0  # of a bracket, in the scale of w, for the step function to be looked at first
-_NARROW = 4.0
+_NARROW = 0.5
+_NEAR = 0.25  # what two interpolations may differ by
+_SPARSE = 2.0  # the spread of the steps, for each that is to be passed, from which on the sum is no smooth function
 _BISECTIONS = 200
 _SAMPLE = 256
 _SUMS = 3
@@ -63,12 +66,15 @@ def steep_dual(
     least, most = (jnp.sum(weights * jnp.where(weights >= 0, *ends)) for ends in ((lower, upper), (upper, lower)))
     row = Row(objective, weights, lower, upper, total, total - least, most - total)
     scale = jnp.max(jnp.abs(weights))
-    start = _guess(row)
-    s, found, sweeps = _interpolate(row, start, scale)
+    start, smooth = _guess(row, scale)
+    never = jnp.zeros((), bool)
+    s, found, near = jax.lax.cond(
+        in_any(smooth), lambda: _interpolate(row, start, scale), lambda: (start, never, never)
+    )
+    s, found, near = jnp.where(smooth & jnp.isfinite(s), s, start), smooth & found, smooth & near
+    sweeps = jnp.where(smooth, _SUMS, 0)
     s, sweeps = jax.lax.cond(
-        in_any(~found),
-        lambda: _search(row, jnp.where(jnp.isfinite(s), s, start), found, scale, sweeps, max_iterations),
-        lambda: (s, jnp.full_like(s, sweeps, jnp.int32)),
+        in_any(~found), lambda: _search(row, s, found, near, scale, sweeps, max_iterations), lambda: (s, sweeps)
     )
     eps = jnp.finfo(s.dtype).eps
     short = jnp.maximum(-row.above_least, -row.below_most)
@@ -81,9 +87,9 @@ def steep_dual(
 
 
 def _search(
-    row: Row, s: jax.Array, found: jax.Array, scale: jax.Array, sweeps: int, max_iterations: int
+    row: Row, s: jax.Array, found: jax.Array, near: jax.Array, scale: jax.Array, sweeps: jax.Array, max_iterations: int
 ) -> tuple[jax.Array, jax.Array]:
-    """The root for whatever scores; `s` where it is `found` already."""
+    """The root for whatever scores; `s` where it is `found` already, and from there on where it is `near`."""
     row = row._replace(weights=jnp.broadcast_to(row.weights, row.lower.shape))
     least, most = jnp.where(row.weights >= 0, row.lower, row.upper), jnp.where(row.weights >= 0, row.upper, row.lower)
     low, high = _bracket(row, least, most)
@@ -95,7 +101,7 @@ def _search(
     steps = row.objective.gradient(0.5 * (row.lower + row.upper)) / jnp.where(row.weights == 0, jnp.inf, row.weights)
     heights = jnp.abs(row.weights) * (row.upper - row.lower)
     unbounded = (low <= -huge) | (high >= huge)
-    wide = ~found & ~at_end & ~unbounded & ((high - low) * scale > _WIDE)
+    wide = ~near & ~at_end & ~unbounded & ((high - low) * scale > _WIDE)
     s = jnp.where(found, s, jnp.clip(s, low, high))
     s = step_root(steps, heights, row.above_least, low, high, s, wide, _NARROW / scale)
     s, sweeps_now = _newton(row, low, high, s, found | at_end, scale, sweeps, max_iterations)
@@ -119,13 +125,13 @@ def _bracket(row: Row, least: jax.Array, most: jax.Array) -> tuple[jax.Array, ja
     return low - margin, high + margin
 
 
-def _guess(row: Row) -> jax.Array:
+def _guess(row: Row, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The root for normally distributed steps of the same mean and variance, psi being near to logistic; a sample of
-    them will do."""
+    them will do. And whether the steps are so dense that it is near, and the sum smooth there."""
     n = row.lower.size
     stride = n // _SAMPLE if n >= 2 * _SAMPLE else 1
     some = jax.tree.map(lambda leaf: leaf[::stride] if leaf.ndim else leaf, row)
-    scale = jnp.mean(jnp.abs(some.weights))
+    mean_scale = jnp.mean(jnp.abs(some.weights))
 
     def steps() -> jax.Array:
         return some.objective.gradient(0.5 * (some.lower + some.upper)) / some.weights
@@ -147,8 +153,10 @@ def _guess(row: Row) -> jax.Array:
         lambda: moments(steps(), jnp.ones((), bool), some.lower.size, total),
     )
     odds = jnp.log(row.above_least) - jnp.log(row.below_most)
-    start = mean + odds * jnp.sqrt(1 + jnp.pi / 8 * variance * scale * scale) / scale
-    return jnp.where(jnp.isfinite(start), start, 0.0)
+    deviation = mean_scale * jnp.sqrt(variance)
+    start = mean + odds * jnp.sqrt(1 + jnp.pi / 8 * deviation**2) / mean_scale
+    smooth = deviation <= _SPARSE * jnp.maximum(jnp.minimum(row.above_least, row.below_most) / scale, 1)
+    return jnp.where(jnp.isfinite(start), start, 0.0), smooth
 
 
 def step_root(
@@ -190,20 +198,19 @@ def step_root(
     return jnp.where(wanted, jax.lax.cond(in_any(wanted), snapped, lambda: s), start)
 
 
-def _interpolate(row: Row, s: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array, int]:
+def _interpolate(row: Row, s: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Inverse interpolation of `log(c / (h - c))` of the plain sums `c`: one sum a sweep.
 
-    Returns `(s, found, sweeps)`. Plain sums know s only to rounding of the total: it is `found` only where the slope
-    is large enough for that not to matter, and where interpolation of one order less says the same.
+    Returns `(s, found, near)`. Plain sums know s only to rounding of the total: it is `found` only where the
+    slope is large enough for that not to matter, and where interpolation of one order less says the same.
     """
     eps = jnp.finfo(s.dtype).eps
-    sweeps = _SUMS
     points: list[jax.Array] = []
     values: list[jax.Array] = []
     residuals: list[jax.Array] = []
     coarse = s
     assert row.objective.minimiser is not None
-    for _ in range(sweeps):
+    for _ in range(_SUMS):
         residual = block_sum(row.weights * row.objective.minimiser(row.weights * s, row.objective.theta)) - row.total
         points.append(s)
         residuals.append(residual)
@@ -211,7 +218,10 @@ def _interpolate(row: Row, s: jax.Array, scale: jax.Array) -> tuple[jax.Array, j
         coarse, s = _inverse(points[-3:], values[-3:], scale)
     slope = (residuals[-1] - residuals[-2]) / jnp.where(points[-1] == points[-2], 1, points[-1] - points[-2]) / scale
     settled = jnp.abs(s - coarse) <= 4 * eps * jnp.maximum(jnp.abs(s), 1 / scale)
-    return s, settled & (8 * slope > jnp.abs(row.total) + row.above_least), sweeps
+    found = settled & (8 * slope > jnp.abs(row.total) + row.above_least)
+    steps = jnp.maximum(jnp.abs(s - coarse), 0.5 * jnp.abs(s - points[-1])), jnp.abs(points[-1] - points[-2])
+    near = (scale * steps[0] <= _NEAR) & (scale * steps[1] <= 8 * _NEAR)
+    return s, found, found | near & (8 * slope > jnp.minimum(row.above_least, row.below_most))
 
 
 def _inverse(points: list[jax.Array], values: list[jax.Array], scale: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -237,11 +247,11 @@ def _newton(
     start: jax.Array,
     done: jax.Array,
     scale: jax.Array,
-    sweeps: int,
+    sweeps: jax.Array,
     max_iterations: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Newton on `log(E / D)` from `start`; a step that leaves the bracket, or is not half as long as the one before
-    the last, is replaced by bisection."""
+    """Halley's method on `log(E / D)` from `start`; a step that leaves the bracket, or is not half as long as the one
+    before the last, is replaced by bisection."""
     objective, weights = row.objective, row.weights
     assert objective.minimiser is not None
     assert objective.complement is not None
@@ -249,44 +259,57 @@ def _newton(
     eps = jnp.finfo(low.dtype).eps
     heights = jnp.abs(weights) * (row.upper - row.lower)
 
+    def slope(z: jax.Array) -> jax.Array:
+        return slope_of_minimiser(objective, z, row.lower, row.upper)
+
     def parts(s: jax.Array) -> tuple[jax.Array, ...]:
         z = weights * s
         down, up = minimiser(z, objective.theta) - row.lower, complement(z, objective.theta)
-        slope = weights * weights * slope_of_minimiser(objective, z, row.lower, row.upper)
+        first, second = weights**2 * slope(z), weights**3 * elementwise_derivative(slope, z)
         c, rest = (jnp.abs(weights) * jnp.where(weights >= 0, *pair) for pair in ((down, up), (up, down)))
         beyond = c > rest
         return tuple(
-            jnp.where(beyond, *pair) for pair in ((0, c), (rest, 0), (0, slope), (slope, 0), (heights, 0), (0, heights))
+            jnp.where(beyond, *pair)
+            for pair in ((heights, 0), (0, c), (rest, 0), (0, first), (first, 0), (0, second), (second, 0))
         )
 
     def step(state: Search) -> Search:
         s, sums = state.s, []
-        for i in range(6):
+        for i in range(7):
             sums.append(block_sum(parts(s)[i]))
-            s = s + 0 * sums[-1]  # or XLA computes all before it sums the first, and memory holds six vectors
-        N, P, N_slope, P_slope, full, room = sums
+            s = s + 0 * sums[-1]  # or XLA computes all before it sums the first, and memory holds seven vectors
+        full, *pairs = sums
+        (N, P), slopes, bends = pairs[:2], pairs[2:4], pairs[4:]
         over = full - row.above_least
         residual = N - P + over
         # Too few are beyond the middle: the rest share what is missing. Too many: they share what there is.
-        p = jnp.clip(-over / jnp.where(over < 0, room, 1.0), 0, 1)
-        q = jnp.clip(over / jnp.where(over > 0, full, 1.0), 0, 1)
-        E, E_slope = (1 - p) * N + jnp.maximum(over, 0) - q * P, (1 - p) * N_slope + q * P_slope
-        D, D_slope = (1 - q) * P + jnp.maximum(-over, 0) - p * N, (1 - q) * P_slope + p * N_slope
+        room = row.above_least + row.below_most - full
+        p = jnp.where(over < 0, jnp.clip(-over / jnp.where(room > 0, room, 1.0), 0, 1), 0.0)
+        q = jnp.where(over > 0, jnp.clip(over / jnp.where(full > 0, full, 1.0), 0, 1), 0.0)
+        E, D = (1 - p) * N + jnp.maximum(over, 0) - q * P, (1 - q) * P + jnp.maximum(-over, 0) - p * N
         both = (E > 0) & (D > 0)
         E, D = jnp.where(both, E, 1.0), jnp.where(both, D, 1.0)
-        plain = -residual / (N_slope + P_slope)
-        move = jnp.where(both, -(jnp.log(E) - jnp.log(D)) / (E_slope / E + D_slope / D), plain)
+        # The logarithmic derivatives of E and -D, and with them those of h = log(E / D).
+        e, d = (
+            (((1 - p) * N + q * P) / E for N, P in (slopes, bends)),
+            ((p * N + (1 - q) * P) / D for N, P in (slopes, bends)),
+        )
+        (e, e_bend), (d, d_bend) = e, d
+        first, second = e + d, e_bend - e * e + d_bend + d * d
+        newton = jnp.where(both, -(jnp.log(E) - jnp.log(D)) / first, -residual / (slopes[0] + slopes[1]))
+        bend = jnp.where(both, -0.5 * newton * second / first, 0.0)
+        move = newton / (1 - jnp.clip(bend, -0.5, 0.5))
         low, high = jnp.where(residual <= 0, s, state.low), jnp.where(residual >= 0, s, state.high)
-        newton = s + move
+        there = s + move
         rounding = 8 * eps * jnp.maximum(jnp.abs(s), 1 / scale)  # by which E - D and log(E / D) may disagree
-        inside = (newton >= low - rounding) & (newton <= high + rounding)
+        inside = (there >= low - rounding) & (there <= high + rounding)
         slow = 2 * jnp.abs(move) > state.before
-        following = jnp.where(inside & ~slow, jnp.clip(newton, low, high), 0.5 * (low + high))
-        converged = both & inside & (2 * (scale * move) ** 2 <= eps)
+        following = jnp.where(inside & ~slow, jnp.clip(there, low, high), 0.5 * (low + high))
+        converged = both & inside & (jnp.abs(scale * move) ** 3 <= 4 * eps)
         # Where s or the scores are large it is their rounding that ends the search.
         settled = converged | (jnp.abs(move) <= 2 * eps * jnp.abs(s))
         exact = residual == 0
-        following = jnp.where(exact, s, jnp.where(settled, jnp.clip(newton, low, high), following))
+        following = jnp.where(exact, s, jnp.where(settled, jnp.clip(there, low, high), following))
         narrow = (high - low) <= 2 * eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
         done = exact | settled | narrow | ~jnp.isfinite(residual)
         return Search(low, high, following, jnp.abs(following - s), state.last, done, state.iterations + 1)
@@ -295,6 +318,6 @@ def _newton(
         return ~state.done & (state.iterations < max_iterations)
 
     width = high - low
-    state = Search(low, high, start, width, width, done, jnp.asarray(sweeps, jnp.int32))
+    state = Search(low, high, start, width, width, done, sweeps)
     final = jax.lax.while_loop(unfinished, step, state)
     return final.s, final.iterations
