@@ -123,6 +123,11 @@ def block_sum(x: jax.Array) -> jax.Array:
     return block_sum(_row_sums(x[:whole].reshape(-1, length))) + jnp.sum(x[whole:])
 
 
+def spread(value: jax.Array, like: jax.Array) -> jax.Array:
+    """`value` for every entry of the vector `like`; its transpose is a `block_sum`, where a broadcast's is a sum."""
+    return jax.linear_transpose(block_sum, like)(value)[0]
+
+
 def _row_sums(x: jax.Array) -> jax.Array:
     """On a CPU as a product with ones: a reduction writes out the parts of what it sums, one by one, a product their
     result only."""

@@ -170,21 +170,27 @@ def _steep_residuals(problem: FlatProblem, y: jax.Array, nu: jax.Array) -> Resid
     """Those of a steep objective, whose bounds have no multipliers: few passes, and no value of the objective."""
     box, zero = problem.box, jnp.zeros((), y.dtype)
 
-    def entries() -> tuple[jax.Array, jax.Array]:
+    # Most often y is the minimiser to the last digit, and inside: one sum tells, that of the size of the terms if every
+    # entry is in it.
+    clean = (y == lagrangian_minimiser(problem, nu)) & (y >= box.lower) & (y <= box.upper)
+    checked = jnp.where(clean, y, jnp.inf)
+    terms = _terms(problem.equality, checked)
+    told = terms if isinstance(problem.equality, Sum) else block_sum(checked)
+
+    def measured() -> tuple[jax.Array, jax.Array, jax.Array]:
         off = (y - lagrangian_minimiser(problem, nu)) / (1 + jnp.abs(y))
-        return off, jnp.maximum(jnp.maximum(box.lower - y, y - box.upper), 0)
+        outside = jnp.maximum(jnp.maximum(box.lower - y, y - box.upper), 0)
+        return _norm(off), _norm(outside), _terms(problem.equality, y)
 
-    # Most often both vanish, which is cheaper to see than how large they are.
-    off, outside = entries()
-    some = block_sum(jnp.where((off == 0) & (outside == 0), 0, 1).astype(y.dtype)) > 0
-    norms = jax.lax.cond(in_any(some), lambda: tuple(_norm(v) for v in entries()), lambda: (zero, zero))
-    return Residuals(norms[0], _equality_residual(problem, y), norms[1], zero, zero)
+    unclear = ~jnp.all(jnp.isfinite(told))
+    off, outside, terms = jax.lax.cond(in_any(unclear), measured, lambda: (zero, zero, terms))
+    return Residuals(off, _equality_residual(problem, y, terms), outside, zero, zero)
 
 
-def _equality_residual(problem: FlatProblem, y: jax.Array) -> jax.Array:
-    # |A| |y| is the size of the terms that cancel in A y - b.
+def _equality_residual(problem: FlatProblem, y: jax.Array, terms: jax.Array) -> jax.Array:
+    """Relative to `terms = |A| |y|`, the size of what cancels in `A y - b`."""
     target = problem.equality.target
-    size = jnp.maximum(_norm(target), _norm(_terms(problem.equality, y)))
+    size = jnp.maximum(_norm(target), _norm(terms))
     return _norm(problem.equality.product(y) - target) / (1 + size)
 
 
@@ -206,7 +212,7 @@ def residuals(problem: FlatProblem, y: jax.Array, dual: Dual) -> Residuals:
         # The same number as in `Residuals`, in a form that does not cancel.
         gap = jnp.vdot(rest, y) - jnp.vdot(dual.equality, problem.equality.product(y) - target)
         gap = jnp.abs(gap + sum(jnp.sum(product) for product in products))
-    equality = _equality_residual(problem, y)
+    equality = _equality_residual(problem, y, _terms(problem.equality, y))
     outside = _norm(_violation(box.lower - y, box.lower), _violation(y - box.upper, box.upper))
     negative = _norm(jnp.minimum(dual.lower, 0), jnp.minimum(dual.upper, 0))
     value = objective(y)
@@ -344,7 +350,8 @@ def certify(
     if claim.dtype == bool:
         claim = jnp.where(claim, Status.SOLVED, Status.MAX_ITERATIONS)
     largest = measured.largest
-    finite = jnp.isfinite(_norm(y)) & jnp.isfinite(largest)
+    # With multipliers a `y` that is not finite may leave no trace in the residuals.
+    finite = jnp.isfinite(largest) & (dual.lower is None or jnp.isfinite(_norm(y)))
     refuted = (claim == Status.SOLVED) & (largest > tolerance**0.5)
     unsolved = jnp.where(refuted | (claim == Status.NUMERICAL_ERROR), Status.NUMERICAL_ERROR, Status.MAX_ITERATIONS)
     status = jnp.where(largest <= tolerance, Status.SOLVED, unsolved)

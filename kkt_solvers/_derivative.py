@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import block_sum, dense
+from kkt_solvers._arrays import block_sum, dense, spread
 from kkt_solvers._batches import in_any
 from kkt_solvers._conditions import (
     Point,
@@ -37,7 +37,7 @@ from kkt_solvers._conditions import (
 from kkt_solvers._elementwise import slope_of_minimiser
 from kkt_solvers._linear import KKTSystem, choose, schur, solve_semidefinite
 from kkt_solvers._objectives import Separable, hessian_product
-from kkt_solvers._problem import FlatProblem
+from kkt_solvers._problem import FlatProblem, Sum
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -94,7 +94,9 @@ def _steep_rule(problem: FlatProblem, objective: Separable, point: Point, d_prob
     is near underflow (the scores next to the gap at k are far apart) it is scaled by its largest entry, exp(m).
     """
     y, nu, (lower, upper) = point.primal, point.equality, (problem.box.lower, problem.box.upper)
-    a, z = dense(problem.equality.rows(y.size))[0], -adjoint(problem, nu)
+    equality, z = problem.equality, -adjoint(problem, nu)
+    alike = isinstance(equality, Sum) and equality.weights is None
+    a = jnp.ones((), y.dtype) if alike else dense(equality.rows(y.size))[0]
     slope = slope_of_minimiser(objective, z, lower, upper)
     pivot = block_sum(slope * a * a)
     info = jnp.finfo(y.dtype)
@@ -117,7 +119,7 @@ def _steep_rule(problem: FlatProblem, objective: Separable, point: Point, d_prob
     _, d_residual = jax.jvp(lambda p: _equality_residual(p, y), (problem,), (d_problem,))
     d_nu = inverse * block_sum(D * (a * tau))  # so that D is all that is kept of it
     right = inverse * jnp.reshape(d_residual, ())
-    dy = D * (jnp.exp(m) * (tau - a * d_nu) - a * right)
+    dy = D * (jnp.exp(m) * tau - a * spread(jnp.exp(m) * d_nu + right, y))
     d_nu = d_nu + jnp.minimum(jnp.exp(-m), info.max) * right
     zeros = jnp.zeros_like(y)
     return dy, jnp.reshape(d_nu, nu.shape), zeros, zeros

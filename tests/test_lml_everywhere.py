@@ -149,7 +149,11 @@ def test_sweeps(dtype):
         for k in (1, 2.5, 12, 23):
             sweeps = count((scale * scores).astype(dtype), np.full(len(scores), k, dtype))
             assert np.max(sweeps) <= 6, (scale, k)
-            assert np.mean(sweeps) <= 4.5, (scale, k)
+            assert np.mean(sweeps) <= 5, (scale, k)
+    # What a network begins and goes on with is found by plain sums alone: the first in three of them in float32.
+    for scale, most in ((1e-2, 3), (0.1, 3), (1, 3), (2, 4)):
+        sweeps = count(scale * rng.normal(size=(512, 100)).astype(dtype), np.full(512, 5, dtype))
+        assert np.max(sweeps) <= most + (dtype == np.float64)
 
 
 # ------------------------------------------------------------------------------------------ properties

@@ -30,6 +30,7 @@ _WIDE = 20.0  # of a bracket, in the scale of w, for the step function to be loo
 _NARROW = 0.5
 _NEAR = 0.25  # what two interpolations may differ by
 _SPARSE = 2.0  # the spread of the steps, for each that is to be passed, from which on the sum is no smooth function
+_FAR = 4.0
 _BISECTIONS = 200
 _SAMPLE = 256
 _SUMS = 3
@@ -67,12 +68,12 @@ def steep_dual(
     row = Row(objective, weights, lower, upper, total, total - least, most - total)
     scale = jnp.max(jnp.abs(weights))
     start, smooth = _guess(row, scale)
-    never = jnp.zeros((), bool)
-    s, found, near = jax.lax.cond(
-        in_any(smooth), lambda: _interpolate(row, start, scale), lambda: (start, never, never)
+    never, none = jnp.zeros((), bool), jnp.zeros((), jnp.int32)
+    s, found, near, sweeps = jax.lax.cond(
+        in_any(smooth), lambda: _interpolate(row, start, scale), lambda: (start, never, never, none)
     )
     s, found, near = jnp.where(smooth & jnp.isfinite(s), s, start), smooth & found, smooth & near
-    sweeps = jnp.where(smooth, _SUMS, 0)
+    sweeps = jnp.where(smooth, sweeps, none)
     s, sweeps = jax.lax.cond(
         in_any(~found), lambda: _search(row, s, found, near, scale, sweeps, max_iterations), lambda: (s, sweeps)
     )
@@ -101,9 +102,12 @@ def _search(
     steps = row.objective.gradient(0.5 * (row.lower + row.upper)) / jnp.where(row.weights == 0, jnp.inf, row.weights)
     heights = jnp.abs(row.weights) * (row.upper - row.lower)
     unbounded = (low <= -huge) | (high >= huge)
-    wide = ~near & ~at_end & ~unbounded & ((high - low) * scale > _WIDE)
+    wide = ~found & ~near & ~at_end & ~unbounded & ((high - low) * scale > _WIDE)
     s = jnp.where(found, s, jnp.clip(s, low, high))
     s = step_root(steps, heights, row.above_least, low, high, s, wide, _NARROW / scale)
+    s = jax.lax.cond(
+        in_any(wide), lambda: jnp.where(wide, _shifted(steps, heights, row.above_least, s, scale), s), lambda: s
+    )
     s, sweeps_now = _newton(row, low, high, s, found | at_end, scale, sweeps, max_iterations)
     return jnp.where(at_end, end, s), sweeps_now
 
@@ -198,33 +202,74 @@ def step_root(
     return jnp.where(wanted, jax.lax.cond(in_any(wanted), snapped, lambda: s), start)
 
 
-def _interpolate(row: Row, s: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Inverse interpolation of `log(c / (h - c))` of the plain sums `c`: one sum a sweep.
+def _shifted(steps: jax.Array, heights: jax.Array, total: jax.Array, s: jax.Array, scale: jax.Array) -> jax.Array:
+    """Where the steps beside `s`, taken as one that is logistic, pass what is wanted of them."""
+    off = scale * (steps - s)
+    beside = jnp.abs(off) <= _NARROW
+    below, size = block_sum(jnp.where(off < -_NARROW, heights, 0)), block_sum(jnp.where(beside, heights, 0))
+    part = (total - below) / jnp.where(size > 0, size, 1.0)
+    part = jnp.where((part > 0) & (part < 1), part, 0.5)
+    return s + jnp.clip(jnp.log(part) - jnp.log1p(-part), -_FAR, _FAR) / scale
 
-    Returns `(s, found, near)`. Plain sums know s only to rounding of the total: it is `found` only where the
-    slope is large enough for that not to matter, and where interpolation of one order less says the same.
+
+class _Sums(NamedTuple):
+    """Plain sums `c` at the last points, and where interpolation says that the root is: by all, and by the last two."""
+
+    points: tuple[jax.Array, ...]
+    residuals: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]  # log(c / (h - c)), less that of the total
+    s: jax.Array
+    coarse: jax.Array
+
+
+def _interpolate(row: Row, s: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Inverse interpolation of `log(c / (h - c))` of the plain sums `c`: one sum a sweep, three or four sweeps.
+
+    Returns `(s, found, near, sweeps)`, `near` where Newton's method may start there. Plain sums know s only to rounding
+    of the total: it is `found` only where the slope is large enough for that not to matter, and where interpolation of
+    one order less says the same.
     """
-    eps = jnp.finfo(s.dtype).eps
-    points: list[jax.Array] = []
-    values: list[jax.Array] = []
-    residuals: list[jax.Array] = []
-    coarse = s
-    assert row.objective.minimiser is not None
+
+    def further(sums: _Sums) -> _Sums:
+        assert row.objective.minimiser is not None
+        y = row.objective.minimiser(row.weights * sums.s, row.objective.theta)
+        residual = block_sum(row.weights * y) - row.total
+        value = jnp.log1p(residual / row.above_least) - jnp.log1p(-residual / row.below_most)
+        points, residuals, values = (
+            (*old, new)[-_SUMS:] for old, new in zip(sums, (sums.s, residual, value), strict=False)
+        )
+        coarse, s = _inverse(points, values, scale)
+        return _Sums(points, residuals, values, s, coarse)
+
+    sums = _Sums((), (), (), s, s)
     for _ in range(_SUMS):
-        residual = block_sum(row.weights * row.objective.minimiser(row.weights * s, row.objective.theta)) - row.total
-        points.append(s)
-        residuals.append(residual)
-        values.append(jnp.log1p(residual / row.above_least) - jnp.log1p(-residual / row.below_most))
-        coarse, s = _inverse(points[-3:], values[-3:], scale)
-    slope = (residuals[-1] - residuals[-2]) / jnp.where(points[-1] == points[-2], 1, points[-1] - points[-2]) / scale
+        sums = further(sums)
+    settled, near, exact = _trusted(row, sums, scale)
+    once_more = near & exact & ~settled
+    more = jax.lax.cond(in_any(once_more), lambda: further(sums), lambda: sums)
+    settled |= once_more & _trusted(row, more, scale)[0]
+    s = jnp.where(once_more, more.s, sums.s)
+    return s, settled & exact, near, jnp.where(once_more, _SUMS + 1, _SUMS).astype(jnp.int32)
+
+
+def _trusted(row: Row, sums: _Sums, scale: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Whether interpolation is settled, whether it is near, and whether plain sums are exact enough."""
+    (points, residuals, _, s, coarse), eps = sums, float(jnp.finfo(sums.s.dtype).eps)
+    # The last two points may be the same but for rounding.
+    apart = scale * jnp.abs(points[-1] - points[-2]) > eps**0.5
+    way = points[-1] - jnp.where(apart, points[-2], points[0])
+    rise = residuals[-1] - jnp.where(apart, residuals[-2], residuals[0])
+    slope = 16 * rise / jnp.where(way == 0, 1, way) / scale
     settled = jnp.abs(s - coarse) <= 4 * eps * jnp.maximum(jnp.abs(s), 1 / scale)
-    found = settled & (8 * slope > jnp.abs(row.total) + row.above_least)
+    exact = slope > jnp.abs(row.total) + row.above_least
     steps = jnp.maximum(jnp.abs(s - coarse), 0.5 * jnp.abs(s - points[-1])), jnp.abs(points[-1] - points[-2])
     near = (scale * steps[0] <= _NEAR) & (scale * steps[1] <= 8 * _NEAR)
-    return s, found, found | near & (8 * slope > jnp.minimum(row.above_least, row.below_most))
+    return settled, near & (slope > 0.1 * jnp.minimum(row.above_least, row.below_most)), exact
 
 
-def _inverse(points: list[jax.Array], values: list[jax.Array], scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _inverse(
+    points: tuple[jax.Array, ...], values: tuple[jax.Array, ...], scale: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Where the value is zero, by the last two points, and by all (up to three); of one point, with slope `scale`."""
     if len(points) == 1:
         s = points[0] - values[0] / scale
