@@ -11,6 +11,7 @@ Nothing here knows which solver found the point.
 """
 
 import functools
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +23,7 @@ from kkt_solvers._elementwise import minimise_elementwise
 from kkt_solvers._flatten import is_valid
 from kkt_solvers._linear import solve_semidefinite
 from kkt_solvers._objectives import Quadratic, Separable, hessian_product
-from kkt_solvers._problem import FlatProblem, Operator, Sum
+from kkt_solvers._problem import Affine, FlatProblem, Operator, Sum
 from kkt_solvers._solution import Dual, Residuals, Status
 
 
@@ -147,6 +148,26 @@ def complete_dual(problem: FlatProblem, y: jax.Array, dual: Dual | None) -> Dual
     if dual is not None and dual.lower is not None and dual.upper is not None:
         return Dual(nu, dual.lower, dual.upper)
     return Dual(nu, *bound_multipliers(problem, y, nu))
+
+
+def with_a_row(problem: FlatProblem, dual: Any) -> tuple[FlatProblem, Any]:
+    """The problem and its multipliers, if any; without an equality, with one that is no condition, `0'y = 0`.
+
+    In a program with many arrays without entries XLA (jax 0.10.2) takes some calls of LAPACK for those of another kind,
+    and fails with "No registered implementation for untyped custom call".
+    """
+    if problem.equality.target.size:
+        return problem, dual
+    lower = problem.box.lower
+    zero = jnp.zeros(1, lower.dtype)
+    problem = replace(problem, equality=Affine(jnp.zeros((1, lower.size), lower.dtype), zero))
+    return problem, None if dual is None else Dual(zero, dual.lower, dual.upper)
+
+
+def without_the_row(problem: FlatProblem, dual: Dual) -> Dual:
+    """The multipliers of `problem` itself."""
+    none = problem.equality.target
+    return dual if none.size else Dual(none, dual.lower, dual.upper)
 
 
 # -------------------------------------------------------------------------------------------- residuals

@@ -9,10 +9,19 @@ from kkt_solvers._batches import one_by_one
 cholesky = one_by_one(lambda K: jnp.linalg.cholesky(K.mT, symmetrize_input=False))
 eigvalsh = one_by_one(jnp.linalg.eigvalsh)
 pinv = one_by_one(lambda K: jnp.linalg.pinv(K, hermitian=True))
-lu_factor = one_by_one(jax.scipy.linalg.lu_factor)
-lu_solve = one_by_one(lambda lu, pivots, b: jax.scipy.linalg.lu_solve((lu, pivots), b), by_first=True)
+# With the rows in order: to find that from the pivots is a long loop, which a solve need not repeat.
+lu_factor = one_by_one(lambda K: jax.lax.linalg.lu(K)[::2])
+lu_solve = one_by_one(lambda lu, order, b: _solve_upper(lu, _solve_unit_lower(lu, b[order])), by_first=True)
 cho_solve = one_by_one(lambda L, b: jax.scipy.linalg.cho_solve((L, True), b), by_first=True)
 solve_lower = one_by_one(lambda L, b: jax.scipy.linalg.solve_triangular(L, b, lower=True), by_first=True)
 solve_lower_transposed = one_by_one(
     lambda L, b: jax.scipy.linalg.solve_triangular(L, b, lower=True, trans=1), by_first=True
 )
+
+
+def _solve_unit_lower(lu: jax.Array, b: jax.Array) -> jax.Array:
+    return jax.scipy.linalg.solve_triangular(lu, b, lower=True, unit_diagonal=True)
+
+
+def _solve_upper(lu: jax.Array, b: jax.Array) -> jax.Array:
+    return jax.scipy.linalg.solve_triangular(lu, b)

@@ -41,7 +41,7 @@ def _regularisation(dtype: Any) -> float:
 
 # ---------------------------------------------------------------------------------------- one matrix
 class _Factor(NamedTuple):
-    lu: tuple[jax.Array, jax.Array]
+    lu: tuple[jax.Array, jax.Array]  # and the order of the rows
     scale: jax.Array
     steps: jax.Array  # of refinement, that a solve with it takes
 
@@ -240,8 +240,9 @@ class DenseKKT(KKTSystem):
 
     def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Inverse, Any]:
         n = y.size
-        H, A = masked_hessian(problem, y, mask), dense(problem.equality.rows(n)) * mask
-        definite, by_cholesky = _by_cholesky(H, A)
+        rows = dense(problem.equality.rows(n))
+        H, A = masked_hessian(problem, y, mask), rows * mask
+        definite, by_cholesky = _by_cholesky(H, A, jnp.all(rows == 0, axis=1))
         m = len(A)
         sign = jnp.where(jnp.arange(n + m) < n, 1.0, -1.0)
 
@@ -262,8 +263,9 @@ class DenseKKT(KKTSystem):
         return inverse, jnp.where(definite, 1, jnp.where(self.pivot, factor.steps, 0))
 
 
-def _by_cholesky(H: jax.Array, A: jax.Array) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-    """Whether `H` and `A H^{-1} A'` are definite with room to spare, and the inverse of the KKT matrix then."""
+def _by_cholesky(H: jax.Array, A: jax.Array, empty: jax.Array) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+    """Whether `H` and `A H^{-1} A'` are definite with room to spare, and the inverse of the KKT matrix then; a row
+    that is `empty`, no condition, is taken for a definite one."""
     n, safe = len(H), float(jnp.finfo(H.dtype).eps) ** (1 / 3)
 
     def factor(K: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -274,13 +276,7 @@ def _by_cholesky(H: jax.Array, A: jax.Array) -> tuple[jax.Array, Callable[[jax.A
 
     L, scale, good = factor(H)
     V = lapack.solve_lower(L, scale[:, None] * A.T)
-    if len(A) == 0:
-
-        def solve(b: jax.Array) -> jax.Array:
-            return scale * lapack.cho_solve(L, scale * b)
-
-        return good, solve
-    M, e, also = factor(V.T @ V)
+    M, e, also = factor(V.T @ V + jnp.diag(empty.astype(H.dtype)))
 
     def solve_both(b: jax.Array) -> jax.Array:
         w = lapack.solve_lower(L, scale * b[:n])

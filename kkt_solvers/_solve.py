@@ -6,7 +6,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._conditions import Point, certify, complete_dual, default_tolerance, with_ray
+from kkt_solvers._conditions import (
+    Point,
+    certify,
+    complete_dual,
+    default_tolerance,
+    with_a_row,
+    with_ray,
+    without_the_row,
+)
 from kkt_solvers._derivative import attach, optimal_value
 from kkt_solvers._flatten import check_init, check_values, flatten, hoisted, middle_of_box
 from kkt_solvers._linear import KKTSystem
@@ -122,9 +130,7 @@ def _checked(linear: Any) -> KKTSystem | None:
     return linear
 
 
-# Inlined into a program that solves twice, once with the derivative: XLA (jax 0.10.2) may lose the type of LAPACK calls
-# inside functions that differ by so little, and then fails with "No registered implementation for untyped custom call".
-@functools.partial(jax.jit, static_argnames=("solver", "linear", "listener"), inline=True)
+@functools.partial(jax.jit, static_argnames=("solver", "linear", "listener"))
 def _solve(
     problem: Problem, init: Any, dual: Dual | None, solver: Any, linear: KKTSystem | None, listener: Listener | None
 ) -> Solution:
@@ -141,7 +147,7 @@ def _solve(
     return unflatten(_finish(flat, stopped, primal, dual, iterations, converged, tol, linear))
 
 
-@functools.partial(jax.jit, static_argnames=("tol", "check", "linear"), inline=True)
+@functools.partial(jax.jit, static_argnames=("tol", "check", "linear"))
 def _differentiable(
     problem: Problem, primal: Any, dual: Dual | None, tol: float | None, check: bool, linear: KKTSystem | None
 ) -> Solution:
@@ -180,6 +186,8 @@ def _finish(
     linear: KKTSystem | None,
 ) -> Solution:
     """Multipliers, certificate, derivative: the same for every solver and for points from elsewhere."""
+    original = flat
+    (flat, _), (stopped, dual) = with_a_row(flat, None), with_a_row(stopped, dual)
     tolerance = default_tolerance(primal.dtype) if tol is None else tol
     steep = isinstance(stopped.objective, Separable) and stopped.objective.steep
     bare = steep and (dual is None or dual.lower is None)  # no bound has a multiplier, by construction
@@ -194,7 +202,7 @@ def _finish(
     point = attach(linear, flat, point)
     return Solution(
         point.primal,
-        Dual(point.equality, point.lower, point.upper),
+        without_the_row(original, Dual(point.equality, point.lower, point.upper)),
         optimal_value(flat, point) + no_value,
         status,
         residuals,

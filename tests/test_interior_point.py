@@ -366,6 +366,26 @@ def test_a_quadratic_as_an_opaque_function(x64):
         np.testing.assert_allclose(solution.primal, expected.primal, atol=1e-9)
 
 
+@pytest.mark.parametrize("repeated", ["jit", "map", "scan"])
+def test_without_an_equality_inside_other_functions(repeated):
+    # XLA mistakes calls of LAPACK in a program with arrays without entries, such as an equality of no rows.
+    H = np.array([[2.0, 0.5], [0.5, 1.0]])
+
+    def first(q):
+        return kkt.solve(kkt.Problem(kkt.Quadratic(H, q), box=kkt.Box(0.0, 1.0))).primal[0]
+
+    def total(q):
+        if repeated == "jit":
+            return 2 * jax.jit(first)(q)
+        if repeated == "map":
+            return jnp.sum(jax.lax.map(first, jnp.stack([q, q])))
+        return jax.lax.scan(lambda sum, _: (sum + first(q), None), 0.0, None, length=2)[0]
+
+    value, slope = jax.jit(lambda q: (total(q), jax.grad(total)(q)))(jnp.array([-1.0, 0.0]))
+    np.testing.assert_allclose(value, 1.0, atol=1e-6)
+    np.testing.assert_allclose(slope, [-1.0, 0.0], atol=1e-6)
+
+
 def test_a_batch_of_larger_dense_problems(x64, rng):
     # Batched LAPACK calls on a CPU once waited for each other for ever, at sizes like this one.
     n, m = 100, 20

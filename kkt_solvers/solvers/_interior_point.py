@@ -14,6 +14,8 @@ from kkt_solvers._conditions import (
     ray_of_descent,
     reduced_gradient,
     residuals,
+    with_a_row,
+    without_the_row,
 )
 from kkt_solvers._objectives import Quadratic
 from kkt_solvers._problem import FlatProblem
@@ -83,7 +85,9 @@ class InteriorPoint(Solver):
     def run(
         self, problem: FlatProblem, init: jax.Array, dual: Dual | None = None
     ) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
-        return one_by_one(self._run)(problem, init, dual)
+        rows, dual = with_a_row(problem, dual)
+        y, found, iterations, claim = one_by_one(self._run)(rows, init, dual)
+        return y, without_the_row(problem, found), iterations, claim
 
     def _run(
         self, problem: FlatProblem, init: jax.Array, dual: Dual | None
@@ -351,7 +355,7 @@ def _iterate(
         again = state._replace(firm=repeat | state.firm, iterations=state.iterations + 1)
         following_state = tree_where(repeat, again, following_state)
         following_state = following_state if exact is None else with_exact(following_state)
-        following_state = with_elastic(following_state) if quadratic and target.size else following_state
+        following_state = with_elastic(following_state) if quadratic else following_state
         told(following_state)
         return following_state
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers._arrays import tree_where
-from kkt_solvers._conditions import bound_multipliers, held_by, residuals
+from kkt_solvers._conditions import bound_multipliers, held_by, residuals, with_a_row, without_the_row
 from kkt_solvers._linear import DenseKKT, MatrixFreeKKT, choose
 from kkt_solvers._objectives import Quadratic, hessian_product
 from kkt_solvers._problem import FlatProblem
@@ -26,6 +26,8 @@ def polished(
     A system that is not definite is dear, and seldom that of the right active set: it is solved in the first step only,
     and only if that is to be `thorough`.
     """
+    original = problem
+    problem, dual = with_a_row(problem, dual)
     (lower, upper), objective, system = (problem.box.lower, problem.box.upper), problem.objective, choose(problem)
     if isinstance(system, MatrixFreeKKT):  # the active set may be wrong, and the system then without a solution
         system = replace(system, warn=False)
@@ -66,8 +68,8 @@ def polished(
     below, above = held_by(problem, y, dual.equality, dual.lower, dual.upper)
     few = jnp.asarray(max(y.size // 10, 4))
     start = (below | fixed, above & ~fixed), dual.equality, (y, dual), smallest, few, few + 1, jnp.zeros((), jnp.int32)
-    best, smallest = jax.lax.while_loop(mending, again, start)[2:4]
-    return *best, smallest
+    (y, dual), smallest = jax.lax.while_loop(mending, again, start)[2:4]
+    return y, without_the_row(original, dual), smallest
 
 
 def is_mendable(problem: FlatProblem) -> bool:
