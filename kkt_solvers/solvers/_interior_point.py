@@ -32,6 +32,7 @@ _CORRECTORS = 3
 _NEARLY, _IDENTIFIED = 1e-2, 1e-5  # the residual at which the active set is first tried: if it can be mended, or not
 _RETRY = 1e-3  # by how much the residual falls until the next time
 _PATIENCE = 50  # iterations without progress
+_FAR = 1e3  # of an iterate of the scaled problem, to be looked at as a proof that there is no solution
 _INFINITE = 1e15  # bounds beyond this are none
 
 
@@ -106,10 +107,10 @@ class InteriorPoint(Solver):
             y, dual, smallest = polished(problem, *found, smallest, thorough)
             return (y, dual), smallest
 
-        def proves(nu: jax.Array, rays: tuple[jax.Array, ...]) -> tuple[jax.Array, list[jax.Array]]:
+        def proves(nu: jax.Array, rays: tuple[jax.Array, ...]) -> jax.Array:
             nu = (scales.rows * nu).reshape(problem.equality.target.shape)
-            descents = [ray_of_descent(problem, scales.variables * ray) for ray in rays]
-            return certificate_of_infeasibility(problem, nu), descents
+            descents = (ray_of_descent(problem, scales.variables * ray) for ray in rays)
+            return jnp.stack([certificate_of_infeasibility(problem, nu), *descents])
 
         def told(state: _State) -> None:
             report(state.iterations, problem.objective(state.best[0]), state.smallest)
@@ -331,8 +332,11 @@ def _iterate(
         finite = jnp.all(jnp.isfinite(following.y)) & jnp.isfinite(largest)
         better = finite & (largest < state.smallest)
         progress = finite & (largest < 0.9 * state.mark)
-        rays = following.y, d.y
-        infeasible, descents = proves(following.nu, rays)
+        # Where there is no solution the residual stops falling, or the iterates grow.
+        far = jnp.maximum(jnp.max(jnp.abs(following.y)), jnp.max(jnp.abs(following.nu))) > _FAR
+        suspect, rays = ~progress | far, (following.y, d.y)
+        proofs = jax.lax.cond(in_any(suspect), lambda: proves(following.nu, rays), lambda: jnp.zeros(3, bool))
+        infeasible, *descents = proofs & suspect
         claim = jnp.where(infeasible, Status.PRIMAL_INFEASIBLE, Status.MAX_ITERATIONS)
         # A proof that there is no solution is kept as the last iterate.
         proof = following
