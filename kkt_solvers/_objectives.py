@@ -131,8 +131,9 @@ class Separable:
         log_slope: `log_slope(z, theta)`, the logarithm of the derivative of `minimiser` in `z`, which says that the
             objective is *steep*: the box is bounded, `phi'` is infinite on both of its ends (so that no bound is ever
             active) and depends on `theta` by terms that are finite there, and `minimiser` is the inverse of `phi'` on
-            all of the box, with `|d log_slope / dz| <= 1`, as for entropies. One equality is then solved for in few
-            sweeps, and differentiated exactly even where every slope underflows. Needs `complement`.
+            all of the box, with both derivatives of `log_slope` in `z` at most 1 in size, as for entropies. One
+            equality is then solved for in few sweeps, and differentiated exactly even where every slope underflows.
+            Needs `complement`.
 
     >>> import kkt_solvers as kkt
     >>> def phi(y, v):

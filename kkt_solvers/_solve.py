@@ -130,7 +130,8 @@ def _checked(linear: Any) -> KKTSystem | None:
     return linear
 
 
-@functools.partial(jax.jit, static_argnames=("solver", "linear", "listener"))
+# Inlined: what a call of its own takes and returns XLA copies, two more arrays of the size of y.
+@functools.partial(jax.jit, static_argnames=("solver", "linear", "listener"), inline=True)
 def _solve(
     problem: Problem, init: Any, dual: Dual | None, solver: Any, linear: KKTSystem | None, listener: Listener | None
 ) -> Solution:
@@ -147,7 +148,7 @@ def _solve(
     return unflatten(_finish(flat, stopped, primal, dual, iterations, converged, tol, linear))
 
 
-@functools.partial(jax.jit, static_argnames=("tol", "check", "linear"))
+@functools.partial(jax.jit, static_argnames=("tol", "check", "linear"), inline=True)
 def _differentiable(
     problem: Problem, primal: Any, dual: Dual | None, tol: float | None, check: bool, linear: KKTSystem | None
 ) -> Solution:

@@ -22,7 +22,7 @@ class DualBisection(Solver):
     The solution is `y_i = psi_i(w_i s)` with `psi` the elementwise minimiser over the box and `s = -nu` the root of
     the nondecreasing `sum_i w_i psi_i(w_i s) - k`. The bracket of the root is valid by construction: take any point
     of the box with `w'y = k`; where `s >= phi_i'(y_i) / w_i` for all i, the sum is at least k, where `<=`, at most.
-    No sort and no selection. Inside the bracket Newton steps, safeguarded by bisection.
+    No sort and no selection. Inside the bracket Newton or Halley steps, safeguarded by bisection.
 
     Prefer it for any separable objective with one equality; other structures raise a `ValueError`.
 

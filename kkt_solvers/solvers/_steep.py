@@ -9,9 +9,11 @@ where all terms are positive and nothing cancels. The shares here are one (or th
 middle of its range, and the same p (or zero) elsewhere. E grows with s and D falls; `log(E / D)` is close to linear,
 whatever the scores: exactly so where all are equal, and where they fall into two groups.
 
-As |psi''| <= psi', one Newton step m on it, in the scale of w, leaves an error of at most 3 m^2 / 2: that tells when
-the root is found without another sweep. Where the scores spread far, most psi are at an end of their range and the
-sum is a step function: bisection on that costs a comparison and a sum, no exponential.
+As |psi''| and |psi'''| are at most psi', a step m of Halley's method on it, in the scale of w, leaves an error of less
+than m^3 / 2: that tells when the root is found without another sweep. Where the scores are dense the sum is smooth, and
+three plain sums, interpolated, most often find the root already; they are left away where the scores spread far. There
+most psi are at an end of their range and the sum is a step function: bisection on that costs a comparison and a sum, no
+exponential, and tells where to begin.
 """
 
 from typing import Any, NamedTuple
@@ -27,10 +29,10 @@ from kkt_solvers._objectives import Separable
 from kkt_solvers._solution import Status
 
 _WIDE = 20.0  # of a bracket, in the scale of w, for the step function to be looked at first
-_NARROW = 0.5
+_NARROW = 0.5  # of the bracket in which the step function is left
 _NEAR = 0.25  # what two interpolations may differ by
 _SPARSE = 2.0  # the spread of the steps, for each that is to be passed, from which on the sum is no smooth function
-_FAR = 4.0
+_FAR = 4.0  # how far beyond the steps the root may be taken to be
 _BISECTIONS = 200
 _SAMPLE = 256
 _SUMS = 3
