@@ -1,5 +1,6 @@
 """Small conversions shared by the constructors and the door."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -115,22 +116,50 @@ def block_sum(x: jax.Array) -> jax.Array:
 
     XLA turns a plain sum inside a loop into one running total, which in float32 loses three digits at n = 1e5.
     """
-    if x.size <= 8 * _BLOCK:
-        return _row_sums(x)
-    # A length that divides x spares a copy of its parts.
-    length = next((length for length in range(_BLOCK, 2 * _BLOCK) if x.size % length == 0), _BLOCK)
-    whole = x.size - x.size % length
-    return block_sum(_row_sums(x[:whole].reshape(-1, length))) + jnp.sum(x[whole:])
+    return _block_sum(x, _row_sums)
 
 
 def spread(value: jax.Array, like: jax.Array) -> jax.Array:
     """`value` for every entry of the vector `like`; its transpose is a `block_sum`, where a broadcast's is a sum."""
-    return jax.linear_transpose(block_sum, like)(value)[0]
+    return jax.linear_transpose(lambda x: _block_sum(x, _sums_of_folds), like)(value)[0]
 
 
+def largest(x: jax.Array) -> jax.Array:
+    """The largest absolute entry of a vector, zero of an empty one: without a pass to write out absolute values."""
+    return jnp.maximum(jnp.max(x, initial=0), -jnp.min(x, initial=0))
+
+
+def _block_sum(x: jax.Array, row_sums: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    if x.size <= 8 * _BLOCK:
+        return row_sums(x)
+    # A length that divides x spares a copy of its parts.
+    length = next((length for length in range(_BLOCK, 2 * _BLOCK) if x.size % length == 0), _BLOCK)
+    whole = x.size - x.size % length
+    return _block_sum(row_sums(x[:whole].reshape(-1, length)), row_sums) + jnp.sum(x[whole:])
+
+
+@jax.custom_jvp
 def _row_sums(x: jax.Array) -> jax.Array:
-    """On a CPU as a product with ones: a reduction writes out the parts of what it sums, one by one, a product their
-    result only."""
+    return _sums_of_folds(x)
+
+
+@_row_sums.defjvp
+def _row_sums_jvp(primals: Any, tangents: Any) -> Any:
+    return _row_sums(*primals), _products(*tangents)  # of which the transpose is a broadcast
+
+
+def _sums_of_folds(x: jax.Array) -> jax.Array:
+    """Row sums; on a CPU a row is folded first, as what a sum is of is written out, and that at full length else."""
+    if jax.default_backend() == "cpu":
+        folds = next((folds for folds in (4, 2) if x.shape[-1] % folds == 0), 1)
+        x, *others = jnp.split(x, folds, axis=-1)
+        x = sum(others, x)
+    return _products(x)
+
+
+def _products(x: jax.Array) -> jax.Array:
+    """Row sums, on a CPU as a product with ones: a reduction writes out its parts one by one, a product their result
+    only."""
     if jax.default_backend() != "cpu":
         return jnp.sum(x, axis=-1)
     return x @ jnp.ones(x.shape[-1], x.dtype)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kkt_solvers._batches import in_any
 from kkt_solvers._conditions import (
     Point,
     certify,
@@ -188,18 +189,26 @@ def _finish(
 ) -> Solution:
     """Multipliers, certificate, derivative: the same for every solver and for points from elsewhere."""
     original = flat
-    (flat, _), (stopped, dual) = with_a_row(flat, None), with_a_row(stopped, dual)
+    if not isinstance(flat.objective, Separable):  # nothing of a separable one calls LAPACK
+        (flat, _), (stopped, dual) = with_a_row(flat, None), with_a_row(stopped, dual)
     tolerance = default_tolerance(primal.dtype) if tol is None else tol
     steep = isinstance(stopped.objective, Separable) and stopped.objective.steep
     bare = steep and (dual is None or dual.lower is None)  # no bound has a multiplier, by construction
     dual = complete_dual(stopped, primal, dual)
     measured = Dual(dual.equality, None, None) if bare else dual
     residuals, status = certify(stopped, primal, measured, converged, tolerance)
-    primal, dual, no_value = with_ray(stopped, primal, dual, status)
     live = jnp.where(is_differentiable(status), 1.0, jnp.nan).astype(primal.dtype)
-    nothing = jnp.where(status == Status.INVALID, jnp.nan, 0.0).astype(primal.dtype)
-    point = Point(primal, dual.equality, dual.lower, dual.upper, live)
-    point = jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf + nothing), point)
+
+    def marked() -> tuple[Point, jax.Array]:
+        y, rays, no_value = with_ray(stopped, primal, dual, status)
+        nothing = jnp.where(status == Status.INVALID, jnp.nan, 0.0).astype(y.dtype)
+        point = Point(y, rays.equality, rays.lower, rays.upper, live)
+        return jax.tree.map(lambda leaf: leaf + nothing, point), no_value
+
+    plain = Point(primal, dual.equality, dual.lower, dual.upper, live), jnp.zeros((), primal.dtype)
+    special = (status == Status.INVALID) | (status == Status.PRIMAL_INFEASIBLE) | (status == Status.DUAL_INFEASIBLE)
+    point, no_value = jax.lax.cond(in_any(special), marked, lambda: plain)
+    point = jax.lax.stop_gradient(point)
     point = attach(linear, flat, point)
     return Solution(
         point.primal,

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kkt_solvers._arrays import block_sum, cast, float_dtype, floating, in_place_of, is_concrete
+from kkt_solvers._arrays import block_sum, cast, float_dtype, floating, in_place_of, is_concrete, largest
 from kkt_solvers._batches import in_any
 from kkt_solvers._mirror import log_sigmoid, product, sigmoid, xlogx
 from kkt_solvers._objectives import Separable
@@ -82,7 +82,7 @@ def lml(x: Any, k: Any, *, axis: int = -1, where: Any = None, weights: Any = Non
     [1.0, 0.0, 1.0]
     """
     rows, restore = _rows(x, k, axis, where, weights, temperature)
-    return restore(_each(_choose_row, rows))
+    return restore(jax.vmap(_choose_row)(rows))
 
 
 def log_lml(
@@ -98,7 +98,7 @@ def log_lml(
     [0.0, -100.0, -300.0]
     """
     rows, restore = _rows(x, k, axis, where, weights, temperature)
-    t = _each(_logit_row, rows)
+    t = jax.vmap(_logit_row)(rows)
     return restore(log_sigmoid(t)), restore(log_sigmoid(-t))
 
 
@@ -109,23 +109,6 @@ class _Row(NamedTuple):
     x: jax.Array
     k: jax.Array
     weights: jax.Array | None
-
-
-def _each(function: Callable[[_Row], jax.Array], rows: _Row) -> jax.Array:
-    """`function` of every row; on a CPU a few rows at a time, so that what is between them stays in the cache."""
-    size, n = rows.x.shape
-    parts = -(-rows.x.size // _AT_A_TIME)
-    together = -(-size // max(parts, 1))
-    if jax.default_backend() != "cpu" or rows.x.size <= _IN_CACHE or size == 1:
-        return jax.vmap(function)(rows)
-    parts = -(-size // together)
-    rest = parts * together - size
-
-    def split(leaf: jax.Array) -> jax.Array:
-        padded = jnp.pad(leaf, [(0, rest)] + [(0, 0)] * (leaf.ndim - 1)) if rest else leaf
-        return padded.reshape(parts, together, *leaf.shape[1:])
-
-    return jax.lax.map(jax.vmap(function), jax.tree.map(split, rows)).reshape(-1, n)[:size]
 
 
 def _choose_row(row: _Row) -> jax.Array:
@@ -147,17 +130,12 @@ def _regular(row: _Row) -> _Row:
     there scores are infinite."""
     x, k, weights = jax.lax.stop_gradient(row)
     w = jnp.ones_like(x) if weights is None else weights
-    reach = jnp.max(jnp.abs(x))
-    special = (reach > _REACH) | (k <= 0) | (k >= block_sum(w))
+    special = (largest(x) > _REACH) | (k <= 0) | (k >= block_sum(w))
 
-    def mend() -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    def mend() -> tuple[jax.Array, ...]:
         possible, certain = ~(x == -jnp.inf), x == jnp.inf
         most, least = block_sum(jnp.where(possible, w, 0)), block_sum(jnp.where(certain, w, 0))
         all_of_them, none, crowded = k >= most, k <= 0, least >= k
-        # Where more are certain than can be chosen, these share k, as scores that grow alike do.
-        among = jnp.where(certain & ~none, jnp.where(least > k, 0.0, jnp.inf), -jnp.inf)
-        fixed = jnp.where(all_of_them & possible, jnp.inf, among)
-        fixed = jnp.where(jnp.isnan(x), x, fixed)
         steps = jnp.where(jnp.isfinite(x), -x, x) / w
         finite = jnp.isfinite(steps)
         low, high = jnp.min(jnp.where(finite, steps, jnp.inf)), jnp.max(jnp.where(finite, steps, -jnp.inf))
@@ -165,18 +143,21 @@ def _regular(row: _Row) -> _Row:
         wanted = (high - low) * jnp.max(w) > _WIDTH
         centre = step_root(jnp.where(finite, steps, -x), w, k, low, high, middle, wanted, _WIDTH / jnp.max(w))
         centre = jnp.where(jnp.isfinite(centre) & special, centre, 0.0)
-        mended = jnp.where(jnp.isfinite(x), x + w * centre, x)
-        mended = jnp.where(all_of_them | none | crowded, fixed, mended)
-        return mended, jnp.where(all_of_them, most, k), centre, jnp.where(all_of_them, 0.0, 1.0).astype(x.dtype)
+        centre = jnp.where(all_of_them, jnp.inf, jnp.where(none | crowded, -jnp.inf, centre))
+        # Where more are certain than can be chosen, these share k, as scores that grow alike do.
+        best = jnp.where(none, -jnp.inf, jnp.where(least > k, 0.0, jnp.inf))
+        best = jnp.where(all_of_them, jnp.inf, best)
+        return cast((centre, best, jnp.where(all_of_them, most, k), jnp.where(all_of_them, 0.0, 1.0)), x.dtype)
 
-    zero, one = jnp.zeros_like(k), jnp.ones_like(k)
-    mended, rest, centre, free = jax.lax.cond(in_any(special), mend, lambda: (x, k, zero, one))
-    moved = row.x if row.weights is None else row.x + row.weights * centre
+    as_it_is = cast((0.0, jnp.inf, k, 1.0), x.dtype)
+    centre, best, rest, free = jax.lax.cond(in_any(special), mend, lambda: as_it_is)
+    shift = centre if weights is None else w * centre
+    mended = jnp.where(jnp.isinf(x), jnp.where(x > 0, best, x), x + shift)
+    moved = row.x if row.weights is None else row.x + row.weights * jnp.where(jnp.isfinite(centre), centre, 0.0)
     return _Row(in_place_of(moved, mended), in_place_of(free * row.k, rest), row.weights)
 
 
 _REACH, _WIDTH = 30.0, 4.0
-_AT_A_TIME, _IN_CACHE = 1 << 17, 1 << 20
 
 
 def _problem(x: jax.Array, k: jax.Array, weights: jax.Array | None) -> Problem:

@@ -145,8 +145,14 @@ def test_sweeps(dtype):
     count = jax.jit(jax.vmap(lambda x, k: kkt.solve(LML(x, k)).iterations))
     rng = np.random.default_rng(0)
     scores = np.stack([family(rng) for family in FAMILIES.values() for _ in range(20)])
+    # Up to four clusters far apart, of any sizes, narrow or broad: what is hardest.
+    levels = rng.normal(size=(400, 4)) * 10 ** rng.uniform(-1, 1.3, (400, 1))
+    of = [rng.choice(4, N, p=rng.dirichlet(np.full(4, 0.5))) for _ in levels]
+    clusters = np.take_along_axis(levels, np.array(of), 1)
+    clusters += rng.normal(size=clusters.shape) * 10 ** rng.uniform(-2, 0.7, (400, 1))
+    scores = np.concatenate([scores, clusters])
     for scale in (1e-2, 1, 3, 6, 100, 1e6, 1e30):
-        for k in (1, 2.5, 12, 23):
+        for k in (1, 2.5, 6, 12, 23):
             sweeps = count((scale * scores).astype(dtype), np.full(len(scores), k, dtype))
             assert np.max(sweeps) <= 6, (scale, k)
             assert np.mean(sweeps) <= 5, (scale, k)

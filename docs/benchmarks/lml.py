@@ -12,13 +12,15 @@ All in float32, on normally distributed scores. Beside `lml` stand
 | jaxopt | `jaxopt.Bisection` with that bracket, through `DualBisection(accelerate=False)` |
 | box_section | `jaxopt.projection.projection_box_section`: the Euclidean projection onto the same set |
 | entmax | `entmax.budget_bisect` of PyTorch, where entmax is installed; forward and backward |
+| paper | the PyTorch layer of the paper at its default tolerance: `--paper` and the file lml.py of locuslab/lml |
 | torch | `torch.softmax`, where PyTorch is installed |
 
 and the memory that `lml` needs beside its input and output, in arrays of the size of x, as XLA reports it.
 """
 
 import argparse
-import importlib
+import contextlib
+import importlib.util
 import time
 import warnings
 
@@ -37,7 +39,7 @@ SHAPES = [
     (1, 1_000_000, 100),
     (1, 1_000_000, 500_000),
 ]
-COLUMNS = ("softmax", "lml", "bisection", "jaxopt", "box_section", "entmax", "torch")
+COLUMNS = ("softmax", "lml", "bisection", "jaxopt", "box_section", "entmax", "paper", "torch")
 
 
 @jax.custom_vjp
@@ -105,7 +107,14 @@ def torch_call(function, x, g):
     return call
 
 
-def calls(x, g, k):
+def module_at(path):
+    spec = importlib.util.spec_from_file_location("paper", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def calls(x, g, k, paper):
     functions = {
         "softmax": lambda x, k: jax.nn.softmax(x, -1),
         "lml": lml,
@@ -117,13 +126,13 @@ def calls(x, g, k):
     for name, function in functions.items():
         found[name], used = jax_call(function, x, g, k)
         memory = used if name == "lml" else memory
-    try:
+    with contextlib.suppress(ImportError):
         torch = importlib.import_module("torch")
         found["torch"] = torch_call(lambda x: torch.softmax(x, -1), x, g)
+        if paper is not None:
+            found["paper"] = torch_call(paper.LML(N=k, verbose=-1), x, g)
         entmax = importlib.import_module("entmax")
         found["entmax"] = torch_call(lambda x: entmax.budget_bisect(x, budget=k), x, g)
-    except ImportError:
-        pass
     return found, memory
 
 
@@ -132,14 +141,16 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15, help="of which the median is taken (default 15)")
     parser.add_argument("--small", action="store_true", help="the first shape only")
+    parser.add_argument("--paper", help="the path of lml.py of github.com/locuslab/lml, which needs PyTorch")
     options = parser.parse_args(argv)
+    paper = None if options.paper is None else module_at(options.paper)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     rng = np.random.default_rng(0)
     print(f"{jax.devices()[0].device_kind}; forward + backward; softmax in ms, the others as ratios to it")
     print(f"{'shape':<18} | {'k':>6} | " + " | ".join(f"{name:>11}" for name in COLUMNS) + " | memory")
     for batch, n, k in SHAPES[: 1 if options.small else None]:
         x, g = (jnp.asarray(rng.normal(size=(batch, n)), jnp.float32) for _ in range(2))
-        found, memory = calls(x, g, k)
+        found, memory = calls(x, g, k, paper)
         times = {name: [] for name in found}
         for repeat in range(options.repeats + 2):
             for name, call in found.items():

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import block_sum
+from kkt_solvers._arrays import block_sum, tree_where
 from kkt_solvers._batches import in_any
 from kkt_solvers._objectives import Separable
 
 _NEAR = 0.25  # what two interpolations may differ by
+_FAR = 2.0  # the step from the second point to the third, from which on they are not trusted
 _SPARSE = 2.0  # the spread of the steps, for each that is to be passed, from which on the sum is no smooth function
 _SAMPLE = 256
 _SUMS = 3
@@ -76,7 +77,7 @@ class _Sums(NamedTuple):
 
 
 def interpolate(row: Row, s: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Inverse interpolation of `log(c / (h - c))` of the plain sums `c`: one sum a sweep, three or four sweeps.
+    """Inverse interpolation of `log(c / (h - c))` of the plain sums `c`: one sum a sweep, two to four sweeps.
 
     Returns `(s, found, near, sweeps)`, `near` where Newton's method may start there. Plain sums know s only to rounding
     of the total: it is `found` only where the slope is large enough for that not to matter, and where interpolation of
@@ -94,15 +95,22 @@ def interpolate(row: Row, s: jax.Array, scale: jax.Array) -> tuple[jax.Array, ja
         coarse, s = _inverse(points, values, scale)
         return _Sums(points, residuals, values, s, coarse)
 
-    sums = _Sums((), (), (), s, s)
-    for _ in range(_SUMS):
-        sums = further(sums)
-    settled, near, exact = _trusted(row, sums, scale)
-    once_more = near & exact & ~settled
-    more = jax.lax.cond(in_any(once_more), lambda: further(sums), lambda: sums)
-    settled |= once_more & _trusted(row, more, scale)[0]
-    s = jnp.where(once_more, more.s, sums.s)
-    return s, settled & exact, near, jnp.where(once_more, _SUMS + 1, _SUMS).astype(jnp.int32)
+    def closely() -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        sums = further(two)
+        settled, near, exact = _trusted(row, sums, scale)
+        once_more = near & exact & ~settled
+        more = jax.lax.cond(in_any(once_more), lambda: further(sums), lambda: sums)
+        settled |= once_more & _trusted(row, more, scale)[0]
+        s = jnp.where(once_more, more.s, sums.s)
+        return s, settled & exact, near, jnp.where(once_more, _SUMS + 1, _SUMS).astype(jnp.int32)
+
+    two = further(further(_Sums((), (), (), s, s)))
+    # After a long step, or from a plateau, a third sum does not bring it near.
+    first, second = two.values
+    plateau = (first == second) & (second != 0)
+    hopeful = (scale * jnp.abs(two.s - two.points[-1]) <= _FAR) & ~plateau
+    rough = two.s, jnp.zeros((), bool), jnp.zeros((), bool), jnp.full((), 2, jnp.int32)
+    return tree_where(hopeful, jax.lax.cond(in_any(hopeful), closely, lambda: rough), rough)
 
 
 def _trusted(row: Row, sums: _Sums, scale: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -115,8 +123,8 @@ def _trusted(row: Row, sums: _Sums, scale: jax.Array) -> tuple[jax.Array, jax.Ar
     slope = 16 * rise / jnp.where(way == 0, 1, way) / scale
     settled = jnp.abs(s - coarse) <= 4 * eps * jnp.maximum(jnp.abs(s), 1 / scale)
     exact = slope > jnp.abs(row.total) + row.above_least
-    steps = jnp.maximum(jnp.abs(s - coarse), 0.5 * jnp.abs(s - points[-1])), jnp.abs(points[-1] - points[-2])
-    near = (scale * steps[0] <= _NEAR) & (scale * steps[1] <= 8 * _NEAR)
+    step = jnp.maximum(jnp.abs(s - coarse), 0.5 * jnp.abs(s - points[-1]))
+    near = scale * step <= _NEAR
     return settled, near & (slope > 0.1 * jnp.minimum(row.above_least, row.below_most)), exact
 
 

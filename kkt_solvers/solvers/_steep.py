@@ -29,7 +29,7 @@ from kkt_solvers._objectives import Separable
 from kkt_solvers._solution import Status
 from kkt_solvers.solvers._interpolate import Row, guess, interpolate
 
-_WIDE = 20.0  # of a bracket, in the scale of w, for the step function to be looked at first
+_WIDE = 12.0  # of a bracket, in the scale of w, for the step function to be looked at first
 _NARROW = 0.5  # of the bracket in which the step function is left
 _FAR = 4.0  # how far beyond the steps the root may be taken to be
 _BISECTIONS = 200
