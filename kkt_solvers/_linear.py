@@ -29,6 +29,7 @@ from kkt_solvers._objectives import LowRank, Quadratic, Separable, SymmetricMap,
 from kkt_solvers._problem import FlatProblem, Operator
 
 _REFINEMENTS = 3
+_MANY = 12  # refinements of a regularised system
 
 Pair = tuple[jax.Array, jax.Array]  # (dy, dnu), or (r, s)
 Inverse = Callable[[Pair], Pair]
@@ -231,52 +232,89 @@ class DenseKKT(KKTSystem):
 
     Where the Hessian of the free coordinates and the Schur complement are safely definite, two Cholesky
     factorisations; else one of the whole matrix, with pivoting.
-
-    Arguments:
-        pivot: `False` to do without the latter: the solution is NaN then.
     """
 
-    pivot: bool | jax.Array = True
+    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Inverse, Any]:
+        return _dense_inverse(problem, y, mask, None)
+
+
+@dataclass(frozen=True)
+class RegularisedKKT(KKTSystem):
+    """Two Cholesky factorisations, regularised where they have to be; refinement takes that out again, if there is an
+    inverse to find that is not too ill-conditioned. With `pivot` the whole matrix is factorised instead. Internal."""
+
+    pivot: bool | jax.Array = False
 
     def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Inverse, Any]:
-        n = y.size
-        rows = dense(problem.equality.rows(n))
-        H, A = masked_hessian(problem, y, mask), rows * mask
-        definite, by_cholesky = _by_cholesky(H, A, jnp.all(rows == 0, axis=1))
-        m = len(A)
-        sign = jnp.where(jnp.arange(n + m) < n, 1.0, -1.0)
+        return _dense_inverse(problem, y, mask, jnp.asarray(self.pivot))
 
-        def pivoted() -> Any:
-            return _factor(jnp.block([[H, A.T], [A, jnp.zeros((m, m), y.dtype)]]), sign)
+    def refine(self, inverse: Inverse, product: Inverse, right: Pair, steps: Any) -> Pair:
+        def size(x: Pair) -> jax.Array:
+            return jnp.maximum(jnp.max(jnp.abs(x[0]), initial=0), jnp.max(jnp.abs(x[1]), initial=0))
 
-        like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(pivoted))
-        needed = in_any(~definite & self.pivot)
-        factor = jax.lax.cond(needed, pivoted, lambda: like)
+        def again(state: Any) -> Any:
+            x, rest, now, _, count = state
+            x = jax.tree.map(jnp.add, x, inverse(rest))
+            rest = jax.tree.map(jnp.subtract, right, product(x))
+            return x, rest, size(rest), now, count + 1
 
-        def inverse(right: Pair) -> Pair:
-            b = jnp.concatenate([right[0], jnp.ravel(right[1])])
-            quick = by_cholesky(b)
-            x = jax.lax.cond(needed, lambda: _solve(factor, b), lambda: quick)
-            x = jnp.where(definite, quick, jnp.where(self.pivot, x, jnp.nan))
-            return x[:n], x[n:].reshape(right[1].shape)
+        def unfinished(state: Any) -> jax.Array:
+            _, _, now, before, count = state
+            return (now > small) & (now < 0.5 * before) & (count < _MANY)
 
-        return inverse, jnp.where(definite, 1, jnp.where(self.pivot, factor.steps, 0))
+        small = 4 * float(jnp.finfo(right[0].dtype).eps) * size(right)
+        x, none = jax.tree.map(jnp.zeros_like, right), jnp.zeros((), jnp.int32)
+        return jax.lax.while_loop(unfinished, again, (x, right, size(right), jnp.full_like(small, jnp.inf), none))[0]
 
 
-def _by_cholesky(H: jax.Array, A: jax.Array, empty: jax.Array) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+def _dense_inverse(problem: FlatProblem, y: jax.Array, mask: jax.Array, pivot: jax.Array | None) -> tuple[Inverse, Any]:
+    """With `pivot=None` the whole matrix is factorised, with pivoting, where the blocks would need regularisation."""
+    n = y.size
+    rows = dense(problem.equality.rows(n))
+    H, A = masked_hessian(problem, y, mask), rows * mask
+    empty = jnp.all((rows if pivot is None else A) == 0, axis=1)
+    definite, by_cholesky = _by_cholesky(H, A, empty, regularise=pivot is not None)
+    m = len(A)
+    sign = jnp.where(jnp.arange(n + m) < n, 1.0, -1.0)
+
+    def pivoted() -> Any:
+        return _factor(jnp.block([[H, A.T], [A, jnp.zeros((m, m), y.dtype)]]), sign)
+
+    like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(pivoted))
+    wanted = ~definite if pivot is None else pivot
+    needed = in_any(wanted)
+    factor = jax.lax.cond(needed, pivoted, lambda: like)
+
+    def inverse(right: Pair) -> Pair:
+        b = jnp.concatenate([right[0], jnp.ravel(right[1])])
+        quick = by_cholesky(b)
+        x = jnp.where(wanted, jax.lax.cond(needed, lambda: _solve(factor, b), lambda: quick), quick)
+        return x[:n], x[n:].reshape(right[1].shape)
+
+    return inverse, jnp.where(wanted, factor.steps, 1)
+
+
+def _by_cholesky(
+    H: jax.Array, A: jax.Array, empty: jax.Array, regularise: bool
+) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
     """Whether `H` and `A H^{-1} A'` are definite with room to spare, and the inverse of the KKT matrix then; a row
-    that is `empty`, no condition, is taken for a definite one."""
-    n, safe = len(H), float(jnp.finfo(H.dtype).eps) ** (1 / 3)
+    that is `empty`, no condition, is taken for a definite one. What is not is regularised, where that is wanted."""
+    n, eps = len(H), float(jnp.finfo(H.dtype).eps)
 
-    def factor(K: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def factor(K: jax.Array, delta: float) -> tuple[jax.Array, jax.Array, jax.Array]:
         diagonal = jnp.diag(K)
         scale = jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1.0))
-        L = lapack.cholesky(K * scale[:, None] * scale)
-        return L, scale, jnp.min(jnp.diag(L), initial=1.0) ** 2 > safe  # false for a NaN
+        K = K * scale[:, None] * scale
+        L = lapack.cholesky(K)
+        good = jnp.min(jnp.diag(L), initial=1.0) ** 2 > eps ** (1 / 3)  # false for a NaN
+        if regularise:
+            more = delta * jnp.eye(len(K), dtype=K.dtype)
+            L = jnp.where(good, L, jax.lax.cond(in_any(~good), lambda: lapack.cholesky(K + more), lambda: L))
+        return L, scale, good
 
-    L, scale, good = factor(H)
+    L, scale, good = factor(H, eps**0.25)
     V = lapack.solve_lower(L, scale[:, None] * A.T)
-    M, e, also = factor(V.T @ V + jnp.diag(empty.astype(H.dtype)))
+    M, e, also = factor(V.T @ V + jnp.diag(empty.astype(H.dtype)), eps**0.9)
 
     def solve_both(b: jax.Array) -> jax.Array:
         w = lapack.solve_lower(L, scale * b[:n])

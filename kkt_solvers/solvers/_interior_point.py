@@ -380,9 +380,9 @@ def _iterate(
     def with_exact(state: _State) -> _State:
         """The active set solved for, once it should be known, and at the end."""
         last = ~unfinished(state)
-        due, thorough = last | (state.smallest <= state.due), last | (state.smallest <= _IDENTIFIED)
+        due = last | (state.smallest <= state.due)
         best, smallest = jax.lax.cond(
-            in_any(due), lambda: exact(state.best, state.smallest, thorough), lambda: (state.best, state.smallest)
+            in_any(due), lambda: exact(state.best, state.smallest, last), lambda: (state.best, state.smallest)
         )
         best, smallest = tree_where(due, (best, smallest), (state.best, state.smallest))
         again = jnp.where(due, _RETRY * state.smallest, state.due)

@@ -1,14 +1,14 @@
 """The exact solution on the active set of a nearly solved problem."""
 
 from dataclasses import replace
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from kkt_solvers._arrays import tree_where
 from kkt_solvers._conditions import bound_multipliers, held_by, residuals, with_a_row, without_the_row
-from kkt_solvers._linear import DenseKKT, MatrixFreeKKT, choose
+from kkt_solvers._linear import DenseKKT, MatrixFreeKKT, RegularisedKKT, choose
 from kkt_solvers._objectives import Quadratic, hessian_product
 from kkt_solvers._problem import FlatProblem
 from kkt_solvers._solution import Dual
@@ -23,8 +23,7 @@ def polished(
 
     Where coordinates leave the box by that step, or multipliers are negative, the active set is mended by them and the
     step taken again, as long as fewer and fewer are wrong: the primal-dual active set method [hintermueller2002].
-    A system that is not definite is dear, and seldom that of the right active set: it is solved in the first step only,
-    and only if that is to be `thorough`.
+    A factorisation with pivoting is dear: if the result is to be `thorough`, and is not exact without, it is done once.
     """
     original = problem
     problem, dual = with_a_row(problem, dual)
@@ -32,44 +31,49 @@ def polished(
     if isinstance(system, MatrixFreeKKT):  # the active set may be wrong, and the system then without a solution
         system = replace(system, warn=False)
     fixed, rounds = lower == upper, _ROUNDS if is_mendable(problem) else 1
+    exact = float(jnp.finfo(y.dtype).eps) ** 0.75
 
-    def again(state: Any) -> Any:
-        (below, above), nu, best, smallest, wrong, _, count = state
+    def again(state: _Polish) -> _Polish:
+        below, above = state.active
         start, _ = off_steep_bounds(problem, jnp.where(below, lower, jnp.where(above, upper, y)))
         mask = (~(below | above)).astype(y.dtype)
-        gradient = objective.gradient(start) + problem.equality.adjoint(nu)
+        gradient = objective.gradient(start) + problem.equality.adjoint(state.nu)
         right = -gradient, problem.equality.target - problem.equality.product(start)
-        pivot = jnp.asarray(thorough) & (count == 0)
-        this = replace(system, pivot=pivot) if isinstance(system, DenseKKT) else system
+        this = RegularisedKKT(state.pivot) if isinstance(system, DenseKKT) else system
         dy, dnu = this.solve(problem, start, mask, right)
-        dy, nu = mask * dy, nu + dnu
+        dy, nu = mask * dy, state.nu + dnu
         candidate, _ = off_steep_bounds(problem, jnp.clip(start + dy, lower, upper))
         new = candidate, Dual(nu, *bound_multipliers(problem, candidate, nu))
         largest = residuals(problem, *new).largest
-        better = largest <= smallest
+        best, smallest = tree_where(largest <= state.smallest, (new, largest), (state.best, state.smallest))
         slope = gradient + hessian_product(objective, start, dy) + problem.equality.adjoint(dnu)
         held = fixed | jnp.where(below, slope > 0, start + dy < lower), jnp.where(above, slope < 0, start + dy > upper)
         held = held[0], held[1] & ~held[0]
-        now_wrong = jnp.sum((held[0] != below) | (held[1] != above))
-        return (
-            held,
-            nu,
-            tree_where(better, new, best),
-            jnp.where(better, largest, smallest),
-            now_wrong,
-            wrong,
-            count + 1,
-        )
-
-    def mending(state: Any) -> jax.Array:
-        *_, wrong, before, count = state
-        return (count == 0) | ((count < rounds) & (wrong > 0) & (wrong < before))
+        wrong = jnp.sum((held[0] != below) | (held[1] != above))
+        mend = (state.taken < rounds) & (wrong > 0) & (wrong < state.wrong) & ~state.pivot
+        pivot = jnp.asarray(thorough & isinstance(system, DenseKKT)) & ~state.pivot & ~mend & ~(smallest <= exact)
+        active, nu = tree_where(pivot, (first.active, first.nu), (held, nu))
+        return _Polish(active, nu, best, smallest, wrong, state.taken + 1, pivot, mend | pivot)
 
     below, above = held_by(problem, y, dual.equality, dual.lower, dual.upper)
-    few = jnp.asarray(max(y.size // 10, 4))
-    start = (below | fixed, above & ~fixed), dual.equality, (y, dual), smallest, few, few + 1, jnp.zeros((), jnp.int32)
-    (y, dual), smallest = jax.lax.while_loop(mending, again, start)[2:4]
-    return y, without_the_row(original, dual), smallest
+    few, true = jnp.asarray(max(y.size // 10, 4)), jnp.ones((), bool)
+    first = _Polish(
+        (below | fixed, above & ~fixed), dual.equality, (y, dual), smallest, few, jnp.ones_like(few), ~true, true
+    )
+    last = jax.lax.while_loop(lambda state: state.unfinished, again, first)
+    y, dual = last.best
+    return y, without_the_row(original, dual), last.smallest
+
+
+class _Polish(NamedTuple):
+    active: tuple[jax.Array, jax.Array]  # where y is at the lower and at the upper bound
+    nu: jax.Array
+    best: tuple[jax.Array, Dual]
+    smallest: jax.Array  # the largest KKT residual of it
+    wrong: jax.Array  # the number of coordinates that were in the wrong set
+    taken: jax.Array  # steps, with that which is now
+    pivot: jax.Array
+    unfinished: jax.Array
 
 
 def is_mendable(problem: FlatProblem) -> bool:
