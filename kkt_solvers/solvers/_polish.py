@@ -14,6 +14,7 @@ from kkt_solvers._problem import FlatProblem
 from kkt_solvers._solution import Dual
 
 _ROUNDS = 6
+_EXACT = 5e-7  # no residual larger than this is, in float32, where digits are few
 
 
 def polished(
@@ -31,7 +32,7 @@ def polished(
     if isinstance(system, MatrixFreeKKT):  # the active set may be wrong, and the system then without a solution
         system = replace(system, warn=False)
     fixed, rounds = lower == upper, _ROUNDS if is_mendable(problem) else 1
-    exact = float(jnp.finfo(y.dtype).eps) ** 0.75
+    exact = min(float(jnp.finfo(y.dtype).eps) ** 0.75, _EXACT)
 
     def again(state: _Polish) -> _Polish:
         below, above = state.active
