@@ -405,3 +405,29 @@ def test_a_batch_of_larger_dense_problems(x64, rng):
         free = (expected.primal > 1e-9) & (expected.primal < 1 - 1e-9)
         K = np.block([[P[i][np.ix_(free, free)], A[i][:, free].T], [A[i][:, free], np.zeros((m, m))]])
         np.testing.assert_allclose(jacobian[i][np.ix_(free, free)], -np.linalg.inv(K)[:-m, :-m], atol=1e-8)
+
+
+def test_flat_directions_do_not_delay_the_active_set(x64):
+    # Power flow in a network: the angles have no curvature, and pivots on them are all zero.
+    n, lines = 20, 40
+    solve = jax.jit(kkt.solve)
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        ends = [(i, i + 1) for i in range(n - 1)] + [rng.choice(n, 2, replace=False) for _ in range(lines - n + 1)]
+        incidence = np.zeros((lines, n))
+        incidence[np.arange(lines)[:, None], np.array(ends)] = 1, -1
+        laplacian = incidence.T @ (rng.uniform(1, 10, lines)[:, None] * incidence)
+        A = np.block([[-laplacian, np.eye(n)], [np.eye(1, 2 * n)]])
+        P, q = np.diag(np.r_[np.zeros(n), rng.uniform(0.5, 2, n)]), np.r_[np.zeros(n), rng.normal(size=n)]
+        b, infinite = np.r_[rng.uniform(0, 1, n), 0.0], np.full(n, np.inf)
+        box = kkt.Box(np.r_[-infinite, np.zeros(n)], np.r_[infinite, np.full(n, 1.2)])
+        solution = solve(kkt.Problem(kkt.Quadratic(P, q), kkt.Affine(A, b), box))
+        assert solution.status == kkt.Status.SOLVED
+        assert solution.iterations <= 5  # 6 and 7 where a pivoted factorisation is waited for
+        y, nu, dual = solution.primal, solution.dual.equality, solution.dual
+        np.testing.assert_allclose(A @ y, b, atol=1e-13)
+        np.testing.assert_allclose(P @ y + q + A.T @ nu, dual.lower - dual.upper, atol=1e-12)
+        free = (y > 1e-12) & (y < 1.2 - 1e-12) | (np.arange(2 * n) < n)
+        np.testing.assert_array_equal(np.asarray(dual.lower + dual.upper)[free], 0)
+        assert np.min(dual.lower) >= 0
+        assert np.min(dual.upper) >= 0

@@ -11,9 +11,9 @@ whatever the scores: exactly so where all are equal, and where they fall into tw
 
 As |psi''| and |psi'''| are at most psi', a step m of Halley's method on it, in the scale of w, leaves an error of less
 than m^3 / 2: that tells when the root is found without another sweep. Where the scores are dense the sum is smooth, and
-three plain sums, interpolated, most often find the root already; they are left away where the scores spread far. There
-most psi are at an end of their range and the sum is a step function: bisection on that costs a comparison and a sum, no
-exponential, and tells where to begin.
+three plain sums, interpolated, most often find the root already; two of them tell where they do not. They are left away
+where the scores spread far. There most psi are at an end of their range and the sum is a step function: bisection on
+that costs a comparison and a sum, no exponential, and tells where to begin.
 """
 
 from typing import NamedTuple
