@@ -125,7 +125,7 @@ def spread(value: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def largest(x: jax.Array) -> jax.Array:
-    """The largest absolute entry of a vector, zero of an empty one: without a pass to write out absolute values."""
+    """The largest absolute entry, zero of an empty array: without a pass to write out absolute values."""
     return jnp.maximum(jnp.max(x, initial=0), -jnp.min(x, initial=0))
 
 

@@ -23,7 +23,7 @@ from jax.experimental.sparse import BCOO
 
 from kkt_solvers import _lapack as lapack
 from kkt_solvers import _sparse
-from kkt_solvers._arrays import block_sum, dense, tree_where
+from kkt_solvers._arrays import block_sum, dense, largest, tree_where
 from kkt_solvers._batches import in_any
 from kkt_solvers._objectives import LowRank, Quadratic, Separable, SymmetricMap, hessian_product
 from kkt_solvers._problem import FlatProblem, Operator
@@ -199,8 +199,8 @@ class DiagonalKKT(KKTSystem):
 
 def _floored(diagonal: jax.Array) -> jax.Array:
     """A flat coordinate gets a little curvature, which refinement takes out again."""
-    largest = jnp.max(jnp.abs(diagonal), initial=0)
-    return jnp.maximum(diagonal, _regularisation(diagonal.dtype) * jnp.where(largest > 0, largest, 1.0))
+    size = largest(diagonal)
+    return jnp.maximum(diagonal, _regularisation(diagonal.dtype) * jnp.where(size > 0, size, 1.0))
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ class RegularisedKKT(KKTSystem):
 
     def refine(self, inverse: Inverse, product: Inverse, right: Pair, steps: Any) -> Pair:
         def size(x: Pair) -> jax.Array:
-            return jnp.maximum(jnp.max(jnp.abs(x[0]), initial=0), jnp.max(jnp.abs(x[1]), initial=0))
+            return jnp.maximum(largest(x[0]), largest(x[1]))
 
         def again(state: Any) -> Any:
             x, rest, now, _, count = state
