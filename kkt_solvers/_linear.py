@@ -25,6 +25,7 @@ from kkt_solvers import _lapack as lapack
 from kkt_solvers import _sparse
 from kkt_solvers._arrays import block_sum, dense, largest, tree_where
 from kkt_solvers._batches import in_any
+from kkt_solvers._cholesky import Coupling, Factor, cholesky, coupling
 from kkt_solvers._objectives import LowRank, Quadratic, Separable, SymmetricMap, hessian_product
 from kkt_solvers._problem import FlatProblem, Operator
 
@@ -72,9 +73,13 @@ def _solve(factor: _Factor, r: jax.Array) -> jax.Array:
 
 def unit_rows(K: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`D K D` and `D`, with entries of at most about one in absolute value."""
-    norms = jnp.max(jnp.abs(K), axis=1)
-    scale = jax.lax.rsqrt(jnp.where(norms > 0, norms, 1.0))
+    scale = unit_scale(K)
     return K * scale[:, None] * scale[None, :], scale
+
+
+def unit_scale(K: jax.Array) -> jax.Array:
+    norms = jnp.max(jnp.abs(K), axis=1)
+    return jax.lax.rsqrt(jnp.where(norms > 0, norms, 1.0))
 
 
 def _refined(inverse: Callable[[Any], Any], product: Callable[[Any], Any], b: Any, steps: Any) -> Any:
@@ -181,7 +186,7 @@ def _block_elimination(
         r, s = right[0], jnp.ravel(right[1])
         residual = rows @ invert(r) - s
         dnu = solve_semidefinite(S, residual) if factor is None else _solve(factor, residual)
-        dy = invert(r - rows.T @ dnu) + (1 - mask) * r
+        dy = invert(r - dnu @ rows) + (1 - mask) * r
         return dy, dnu.reshape(right[1].shape)
 
     return inverse, _REFINEMENTS
@@ -271,14 +276,13 @@ def _dense_inverse(problem: FlatProblem, y: jax.Array, mask: jax.Array, pivot: j
     """With `pivot=None` the whole matrix is factorised, with pivoting, where the blocks would need regularisation."""
     n = y.size
     rows = dense(problem.equality.rows(n))
-    H, A = masked_hessian(problem, y, mask), rows * mask
+    H, A = dense_hessian(problem, y), rows * mask
     empty = jnp.all((rows if pivot is None else A) == 0, axis=1)
-    definite, by_cholesky = _by_cholesky(H, A, empty, regularise=pivot is not None)
-    m = len(A)
-    sign = jnp.where(jnp.arange(n + m) < n, 1.0, -1.0)
+    definite, by_cholesky = _by_cholesky(H, A, mask, empty, regularise=pivot is not None)
+    sign = jnp.where(jnp.arange(n + len(A)) < n, 1.0, -1.0)
 
     def pivoted() -> Any:
-        return _factor(jnp.block([[H, A.T], [A, jnp.zeros((m, m), y.dtype)]]), sign)
+        return _factor(_kkt_matrix(H, A, mask), sign)
 
     like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(pivoted))
     wanted = ~definite if pivot is None else pivot
@@ -295,51 +299,62 @@ def _dense_inverse(problem: FlatProblem, y: jax.Array, mask: jax.Array, pivot: j
 
 
 def _by_cholesky(
-    H: jax.Array, A: jax.Array, empty: jax.Array, regularise: bool
+    H: jax.Array, A: jax.Array, mask: jax.Array, empty: jax.Array, regularise: bool
 ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-    """Whether `H` and `A H^{-1} A'` are definite with room to spare, and the inverse of the KKT matrix then; a row
-    that is `empty`, no condition, is taken for a definite one. What is not is regularised, where that is wanted."""
+    """Whether `K = F H F + I - F` and `A K^{-1} A'` are definite with room to spare, and the inverse of the KKT matrix
+    then; a row that is `empty`, no condition, is taken for a definite one. What is not is regularised, where that is
+    wanted."""
     n, eps = len(H), float(jnp.finfo(H.dtype).eps)
 
-    def factor(K: jax.Array, delta: float) -> tuple[jax.Array, jax.Array, jax.Array]:
-        diagonal = jnp.diag(K)
-        scale = jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1.0))
-        K = K * scale[:, None] * scale
-        L = lapack.cholesky(K)
-        good = jnp.min(jnp.diag(L), initial=1.0) ** 2 > eps ** (1 / 3)  # false for a NaN
-        if regularise:
-            more = delta * jnp.eye(len(K), dtype=K.dtype)
-            L = jnp.where(good, L, jax.lax.cond(in_any(~good), lambda: lapack.cholesky(K + more), lambda: L))
-        return L, scale, good
+    def factor(
+        K: jax.Array, scale: jax.Array, shift: jax.Array, delta: float, rows: Coupling | None = None
+    ) -> tuple[Factor, jax.Array]:
+        R = cholesky(K, scale, shift, rows)
+        good = jnp.min(R.pivots(), initial=1.0) ** 2 > eps ** (1 / 3)  # false for a NaN
+        if not regularise:
+            return R, good
 
-    L, scale, good = factor(H, eps**0.25)
-    V = lapack.solve_lower(L, scale[:, None] * A.T)
-    M, e, also = factor(V.T @ V + jnp.diag(empty.astype(H.dtype)), eps**0.9)
+        def shifted() -> Factor:
+            return tree_where(good, R, cholesky(K, scale, shift + delta, rows))
+
+        return jax.lax.cond(in_any(~good), shifted, lambda: R)._replace(coupling=rows), good  # which is that of a batch
+
+    def unit(diagonal: jax.Array) -> jax.Array:
+        return jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1.0))
+
+    scale = unit(H if H.ndim == 1 else jnp.diag(H))
+    L, good = factor(H, mask * scale, 1 - mask, eps**0.25, coupling(H, mask > 0))
+    scale = jnp.where(mask > 0, scale, 1.0)
+    V = L.whiten(A * scale)
+    S = V @ V.T
+    e = unit(jnp.where(empty, 1.0, jnp.diag(S)))
+    M, also = factor(S, e, empty.astype(H.dtype), eps**0.9)
 
     def solve_both(b: jax.Array) -> jax.Array:
-        w = lapack.solve_lower(L, scale * b[:n])
-        dnu = e * lapack.cho_solve(M, e * (V.T @ w - b[n:]))
-        dy = scale * lapack.solve_lower_transposed(L, w - V @ dnu)
+        w = L.whiten(scale * b[:n])
+        dnu = e * M.unwhiten(M.whiten(e * (V @ w - b[n:])))
+        dy = scale * L.unwhiten(w - dnu @ V)
         return jnp.concatenate([dy, dnu])
 
     return good & also, solve_both
 
 
-def masked_hessian(problem: FlatProblem, y: jax.Array, mask: jax.Array) -> jax.Array:
-    """`F H F + I - F`."""
-    return dense_hessian(problem, y) * mask[:, None] * mask[None, :] + jnp.diag(1 - mask)
-
-
 def dense_kkt_matrix(problem: FlatProblem, y: jax.Array, mask: jax.Array) -> jax.Array:
     """The matrix at the top of this file."""
-    A = dense(problem.equality.rows(y.size)) * mask
-    H = masked_hessian(problem, y, mask)
-    return jnp.block([[H, A.T], [A, jnp.zeros((len(A), len(A)), y.dtype)]])
+    return _kkt_matrix(dense_hessian(problem, y), dense(problem.equality.rows(y.size)) * mask, mask)
+
+
+def _kkt_matrix(H: jax.Array, A: jax.Array, mask: jax.Array) -> jax.Array:
+    H = (jnp.diag(H) if H.ndim == 1 else H) * mask[:, None] * mask + jnp.diag(1 - mask)
+    return jnp.block([[H, A.T], [A, jnp.zeros((len(A), len(A)), H.dtype)]])
 
 
 def dense_hessian(problem: FlatProblem, y: jax.Array) -> jax.Array:
+    """A matrix, or the diagonal of one: of a `Quadratic` whose `P` is that."""
     objective = problem.objective
-    if isinstance(objective, Quadratic) and isinstance(objective.P, (jax.Array, BCOO)) and objective.P.ndim == 2:
+    if isinstance(objective, Quadratic) and objective.P is None:
+        return jnp.zeros_like(y)
+    if isinstance(objective, Quadratic) and isinstance(objective.P, (jax.Array, BCOO)):
         return dense(objective.P)
     return jax.vmap(lambda v: hessian_product(objective, y, v))(jnp.eye(y.size, dtype=y.dtype))
 

@@ -45,7 +45,8 @@ class Affine:
         return self.A @ y
 
     def adjoint(self, nu: jax.Array) -> jax.Array:
-        return self.A.transpose() @ nu
+        # Of a dense A: XLA writes out a transpose.
+        return nu @ self.A if isinstance(self.A, jax.Array) else self.A.transpose() @ nu
 
     def rows(self, n: int) -> Matrix:
         return self.A

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from kkt_solvers import _lapack as lapack
 from kkt_solvers import _sparse
 from kkt_solvers._arrays import dense
-from kkt_solvers._linear import SparseKKT, choose, dense_hessian, diagonal_curvature, unit_rows
+from kkt_solvers._cholesky import cholesky, coupling
+from kkt_solvers._linear import SparseKKT, choose, dense_hessian, diagonal_curvature, unit_scale
 from kkt_solvers._objectives import LowRank, Quadratic, Separable
 from kkt_solvers._problem import FlatProblem
 
@@ -50,9 +51,9 @@ def is_convex(problem: FlatProblem, y: jax.Array) -> jax.Array:
         return jnp.min(P, initial=0) >= -reg
     if is_sparse(problem):
         return jnp.ones((), bool)
-    H, _ = unit_rows(dense_hessian(problem, y))
-    factor = lapack.cholesky(H + reg * jnp.eye(len(H), dtype=H.dtype))
-    return _definite(factor) | ~jnp.all(jnp.isfinite(H))
+    H = dense_hessian(problem, y)
+    factor = cholesky(H, unit_scale(H), jnp.full_like(y, reg), coupling(H))
+    return _finite(factor.pivots()) | ~jnp.all(jnp.isfinite(H))
 
 
 def factorised(
@@ -68,8 +69,8 @@ def factorised(
     return _dense_system(problem, y, D, moves, firm, elastic)
 
 
-def _definite(factor: jax.Array) -> jax.Array:
-    return jnp.all(jnp.isfinite(jnp.diag(factor)))
+def _finite(pivots: jax.Array) -> jax.Array:
+    return jnp.all(jnp.isfinite(pivots))
 
 
 def _sparse_system(problem: FlatProblem, D: jax.Array, moves: jax.Array, elastic: jax.Array) -> Solve:
@@ -90,7 +91,8 @@ def _sparse_system(problem: FlatProblem, D: jax.Array, moves: jax.Array, elastic
 
 class _Inverse(NamedTuple):
     """`K = H + diag(D)` and maps with `K^{-1} = unwhiten middle whiten`. Where the structure of `H` allows, `middle`
-    is the identity and `unwhiten = whiten'`, so that `A K^{-1} A'` is formed as a square."""
+    is the identity and `unwhiten = whiten'`, so that `A K^{-1} A'` is formed as a square. `whiten` and `middle` take
+    vectors, or matrices by rows."""
 
     whiten: Map
     middle: Map
@@ -111,29 +113,22 @@ def _inverse(
         core = lapack.cholesky(jnp.eye(V.shape[1], dtype=y.dtype) + V.T @ (V / d[:, None]))
 
         def invert(v: jax.Array) -> jax.Array:
-            v = (v.T / d).T
-            return v - ((V @ lapack.cho_solve(core, V.T @ v)).T / d).T
+            v = v / d
+            return v - lapack.cho_solve(core, (v @ V).T).T @ V.T / d
 
-        return _Inverse(_same, invert, _same, lambda v: d * v + V @ (V.T @ v), _definite(core))
+        return _Inverse(_same, invert, _same, lambda v: d * v + V @ (v @ V), _finite(jnp.diag(core)))
     if isinstance(objective, Separable) or (isinstance(objective, Quadratic) and (P is None or P.ndim == 1)):
         h = curved * diagonal_curvature(problem, y) + D
-        root = jnp.sqrt(h)
-
-        def divide(v: jax.Array) -> jax.Array:
-            return (v.T / root).T
-
-        return _Inverse(divide, _same, divide, lambda v: h * v, jnp.ones((), bool))
+        factor = cholesky(h, jnp.ones_like(h), jnp.zeros_like(h))
+        return _Inverse(factor.whiten, _same, factor.unwhiten, lambda v: h * v, jnp.ones((), bool))
     H = dense_hessian(problem, y)
     D = D + (regularisation(y.dtype) + more * (jnp.diag(H) + D)) * curved
-    L = lapack.cholesky(H * curved[:, None] * curved + jnp.diag(D))
+    factor = cholesky(H, curved, D, coupling(H))
 
-    def whiten(v: jax.Array) -> jax.Array:
-        return lapack.solve_lower(L, v)
+    def product(v: jax.Array) -> jax.Array:
+        return curved * (H @ (curved * v)) + D * v
 
-    def unwhiten(v: jax.Array) -> jax.Array:
-        return lapack.solve_lower_transposed(L, v)
-
-    return _Inverse(whiten, _same, unwhiten, lambda v: curved * (H @ (curved * v)) + D * v, _definite(L))
+    return _Inverse(factor.whiten, _same, factor.unwhiten, product, _finite(factor.pivots()))
 
 
 def _same(v: jax.Array) -> jax.Array:
@@ -151,17 +146,17 @@ def _dense_system(
     more = jnp.where(firm, 16 * eps, 0.0)
     curved = jnp.where(elastic, 0.0, moves)
     inverse = _inverse(problem, y, jnp.where(moves > 0, D, 1.0), moves, curved, more)
-    V = inverse.whiten(A.T)
-    S = V.T @ inverse.middle(V)
+    V = inverse.whiten(A)
+    S = V @ inverse.middle(V).T
     pivots = jnp.diag(S)
     delta = jnp.where(elastic, 1.0, reg + more * pivots)
     e = jax.lax.rsqrt(pivots + delta)
-    factor = lapack.cholesky(S * e[:, None] * e + jnp.diag(delta * e * e)) if len(A) else S
+    factor = cholesky(S, e, delta * e * e)
 
     def once(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
         w = inverse.whiten(r)
-        dnu = e * lapack.cho_solve(factor, e * (V.T @ inverse.middle(w) - s)) if len(A) else s
-        return inverse.unwhiten(inverse.middle(w - V @ dnu)), dnu
+        dnu = e * factor.unwhiten(factor.whiten(e * (V @ inverse.middle(w) - s)))
+        return inverse.unwhiten(inverse.middle(w - dnu @ V)), dnu
 
     def solve(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
         r = moves * r
@@ -169,7 +164,7 @@ def _dense_system(
 
         def rest(x: Any) -> tuple[jax.Array, jax.Array]:
             dy, dnu = x
-            return r - inverse.product(dy) - A.T @ dnu, s - A @ dy + delta * dnu
+            return r - inverse.product(dy) - dnu @ A, s - A @ dy + delta * dnu
 
         def again(state: Any) -> Any:
             x, left, count = state
@@ -185,4 +180,4 @@ def _dense_system(
         none = jax.tree.map(jnp.zeros_like, (r, s))
         return jax.lax.while_loop(rough, again, (none, (r, s), jnp.zeros((), jnp.int32)))[0]
 
-    return solve, inverse.good & _definite(factor)
+    return solve, inverse.good & _finite(factor.pivots())
