@@ -4,6 +4,8 @@ Of a quadratic program that is handed over as a dense array the Hessian often is
 the variables only; that of its free coordinates the more so. Under `jit` that is seen at run time only.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,82 +15,94 @@ from kkt_solvers import _lapack as lapack
 from kkt_solvers._batches import in_any
 
 _FROM = 64  # a smaller matrix costs little as it is
-_FEW = 3  # of the rows one in three
+_PARTS = (4, 2, 1)  # the sizes of a triangle: a quarter of the rows, half of them, all
 
 
 class Coupling(NamedTuple):
-    """Which rows of a matrix have entries beside the diagonal: if they are `few`, the last ones of `order`."""
+    """Which rows of a matrix have entries beside the diagonal: they are among the last ones of `order`, in a part as
+    large as `size` says, an index of `_PARTS`."""
 
-    few: jax.Array
+    size: jax.Array
     order: jax.Array
     place: jax.Array  # in that order
 
 
 def coupling(H: jax.Array, free: jax.Array | None = None) -> Coupling | None:
     """That of a symmetric `H`, or of its rows and columns that are `free`; `None` where it is not worth the look. In a
-    batch `few` is that of all."""
+    batch the size is that of all."""
     n = len(H)
     if H.ndim == 1 or n < _FROM:
         return None
     beside = (H != 0) & ~jnp.eye(n, dtype=bool)
     coupled = jnp.any(beside if free is None else beside & free, axis=1)
     coupled = coupled if free is None else coupled & free
-    few = ~in_any(jnp.sum(coupled) > n // _FEW)
+    size = jnp.sum(in_any(jnp.sum(coupled) > n // jnp.asarray(_PARTS[:-1])))
 
     def sorted_rows() -> tuple[jax.Array, jax.Array]:
         order = jnp.argsort(coupled)
         return order, jnp.argsort(order)
 
-    none = jnp.arange(n)
-    return Coupling(few, *jax.lax.cond(few, sorted_rows, lambda: (none, none)))
+    rows = jnp.arange(n)
+    return Coupling(size, *jax.lax.cond(size < len(_PARTS) - 1, sorted_rows, lambda: (rows, rows)))
 
 
 class Factor(NamedTuple):
     """`R` with `K = R R'`, of a positive definite `K`: a lower triangle for the rows that are coupled, and roots."""
 
     root: jax.Array  # of the diagonal
-    part: jax.Array | None  # the triangle of the coupled rows, if they are few
-    whole: jax.Array | None  # else of all
-    coupling: Coupling | None
+    triangles: tuple[jax.Array, ...]  # one for each size, of which one is used; of a diagonal matrix none
+    coupling: Coupling | None  # if there is more than one
 
     def pivots(self) -> jax.Array:
         """The diagonal of `R`; some are NaN where `K` is not definite."""
-        if self.whole is None:
+        if not self.triangles:
             return self.root
-        if self.part is None or self.coupling is None:
-            return jnp.diag(self.whole)
-        parts = jnp.concatenate([self.root[self.coupling.order[: -len(self.part)]], jnp.diag(self.part)])
-        return jnp.where(self.coupling.few, parts, jnp.diag(self.whole))
+
+        def of(triangle: jax.Array) -> jax.Array:
+            head = self._order(triangle)[0]
+            return jnp.concatenate([self.root[head], jnp.diag(triangle)])
+
+        return self._of_its_size(of)
 
     def whiten(self, v: jax.Array) -> jax.Array:
         """`R^{-1}`, applied to a vector or to each row of a matrix."""
-        forward = lapack.solve_lower if v.ndim == 1 else lapack.solve_lower_rows
-        if self.whole is None:
+        if not self.triangles:
             return v / self.root
-        if self.part is None or self.coupling is None:
-            return forward(self.whole, v)
-        order, part, whole = self.coupling.order, self.part, self.whole
+        forward = lapack.solve_lower if v.ndim == 1 else lapack.solve_lower_rows
 
-        def by_parts() -> jax.Array:
-            head, tail = order[: -len(part)], order[-len(part) :]
-            return jnp.concatenate([v[..., head] / self.root[head], forward(part, v[..., tail])], axis=-1)
+        def by(triangle: jax.Array) -> jax.Array:
+            if len(triangle) == len(self.root):
+                return forward(triangle, v)
+            head, tail = self._order(triangle)
+            return jnp.concatenate([v[..., head] / self.root[head], forward(triangle, v[..., tail])], axis=-1)
 
-        return jax.lax.cond(self.coupling.few, by_parts, lambda: forward(whole, v))
+        return self._of_its_size(by)
 
     def unwhiten(self, v: jax.Array) -> jax.Array:
         """`R^{-T}`, of a vector."""
-        backward = lapack.solve_lower_transposed
-        if self.whole is None:
+        if not self.triangles:
             return v / self.root
-        if self.part is None or self.coupling is None:
-            return backward(self.whole, v)
-        (few, order, place), part, whole = self.coupling, self.part, self.whole
 
-        def by_parts() -> jax.Array:
-            rest = len(order) - len(part)
-            return jnp.concatenate([v[:rest] / self.root[order[:rest]], backward(part, v[rest:])])[place]
+        def by(triangle: jax.Array) -> jax.Array:
+            if len(triangle) == len(self.root):
+                return lapack.solve_lower_transposed(triangle, v)
+            assert self.coupling is not None
+            head, _ = self._order(triangle)
+            tail = lapack.solve_lower_transposed(triangle, v[len(head) :])
+            return jnp.concatenate([v[: len(head)] / self.root[head], tail])[self.coupling.place]
 
-        return jax.lax.cond(few, by_parts, lambda: backward(whole, v))
+        return self._of_its_size(by)
+
+    def _order(self, triangle: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The rows that are not in the triangle, and those that are."""
+        rest = len(self.root) - len(triangle)
+        order = jnp.arange(len(self.root)) if self.coupling is None else self.coupling.order
+        return order[:rest], order[rest:]
+
+    def _of_its_size(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        if self.coupling is None:
+            return function(self.triangles[0])
+        return jax.lax.switch(self.coupling.size, [functools.partial(function, one) for one in self.triangles])
 
 
 def cholesky(H: jax.Array, scale: jax.Array, shift: jax.Array, coupling: Coupling | None = None) -> Factor:
@@ -97,22 +111,16 @@ def cholesky(H: jax.Array, scale: jax.Array, shift: jax.Array, coupling: Couplin
     That is formed where it is factorised: XLA then does both in one pass.
     """
     if H.ndim == 1:
-        return Factor(jnp.sqrt(scale * H * scale + shift), None, None, None)
-
-    def formed(rows: jax.Array | None = None) -> jax.Array:
-        part, s, d = (H, scale, shift) if rows is None else (H[rows][:, rows], scale[rows], shift[rows])
-        return part * s[:, None] * s + jnp.diag(d)
-
+        return Factor(jnp.sqrt(scale * H * scale + shift), (), None)
     root = jnp.sqrt(scale * jnp.diag(H) * scale + shift)
     if coupling is None:
-        return Factor(root, None, lapack.cholesky(formed()), None)
-    size = len(H) // _FEW
+        return Factor(root, (lapack.cholesky(H * scale[:, None] * scale + jnp.diag(shift)),), None)
+    sizes = [len(H) // part for part in _PARTS]
 
-    def by_parts() -> tuple[jax.Array, jax.Array]:
-        return lapack.cholesky(formed(coupling.order[-size:])), jnp.zeros_like(H)
+    def of(size: int) -> tuple[jax.Array, ...]:
+        rows = coupling.order[-size:]
+        part, s, d = (H, scale, shift) if size == len(H) else (H[rows][:, rows], scale[rows], shift[rows])
+        triangle = lapack.cholesky(part * s[:, None] * s + jnp.diag(d))
+        return tuple(triangle if other == size else jnp.zeros((other, other), H.dtype) for other in sizes)
 
-    def whole() -> tuple[jax.Array, jax.Array]:
-        return jnp.zeros((size, size), H.dtype), lapack.cholesky(formed())
-
-    part, rest = jax.lax.cond(coupling.few, by_parts, whole)
-    return Factor(root, part, rest, coupling)
+    return Factor(root, jax.lax.switch(coupling.size, [functools.partial(of, size) for size in sizes]), coupling)

@@ -11,18 +11,17 @@ eigvalsh = one_by_one(jnp.linalg.eigvalsh)
 pinv = one_by_one(lambda K: jnp.linalg.pinv(K, hermitian=True))
 # With the rows in order: to find that from the pivots is a long loop, which a solve need not repeat.
 lu_factor = one_by_one(lambda K: jax.lax.linalg.lu(K)[::2])
-lu_solve = one_by_one(lambda lu, order, b: _solve_upper(lu, _solve_unit_lower(lu, b[order])), by_first=True)
 cho_solve = one_by_one(lambda L, b: jax.scipy.linalg.cho_solve((L, True), b), by_first=True)
-# Triangles are handed over as the transpose of upper ones: they often come out of a `lax.cond`, where XLA lays them out
-# by rows. Rows of a matrix go in on the right side, for which BLAS is faster, and which takes no transpose.
-solve_lower = one_by_one(lambda L, b: jax.scipy.linalg.solve_triangular(L.T, b, trans=1), by_first=True)
+# Factors often come out of a `lax.cond`, where XLA lays them out by rows. LAPACK takes their transpose as it is; rows
+# of a matrix it takes on the right side, where BLAS is faster too.
+solve_lower = one_by_one(lambda L, b: _transposed_solve(L, b), by_first=True)
 solve_lower_transposed = one_by_one(lambda L, b: jax.scipy.linalg.solve_triangular(L.T, b), by_first=True)
 solve_lower_rows = one_by_one(lambda L, A: jax.lax.linalg.triangular_solve(L.T, A), by_first=True)
+lu_solve = one_by_one(
+    lambda lu, order, b: _transposed_solve(lu, _transposed_solve(lu, b[order], unit_diagonal=True), lower=True),
+    by_first=True,
+)
 
 
-def _solve_unit_lower(lu: jax.Array, b: jax.Array) -> jax.Array:
-    return jax.scipy.linalg.solve_triangular(lu, b, lower=True, unit_diagonal=True)
-
-
-def _solve_upper(lu: jax.Array, b: jax.Array) -> jax.Array:
-    return jax.scipy.linalg.solve_triangular(lu, b)
+def _transposed_solve(M: jax.Array, b: jax.Array, **options: bool) -> jax.Array:
+    return jax.scipy.linalg.solve_triangular(M.T, b, trans=1, **options)
