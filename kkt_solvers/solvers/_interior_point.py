@@ -18,7 +18,7 @@ from kkt_solvers._conditions import (
     without_the_row,
 )
 from kkt_solvers._objectives import Quadratic
-from kkt_solvers._problem import FlatProblem
+from kkt_solvers._problem import Box, FlatProblem
 from kkt_solvers._progress import report
 from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver
@@ -152,61 +152,57 @@ def _unscaled(problem: FlatProblem, scales: Scales, point: Iterate) -> tuple[jax
     y, steep = off_steep_bounds(problem, y)
     taken = fixed | steep
     slope = reduced_gradient(problem, y, nu)
-    lower = jnp.where(taken & jnp.isfinite(box.lower), jnp.maximum(slope, 0), point.zl / (d * c))
-    upper = jnp.where(taken & jnp.isfinite(box.upper), jnp.maximum(-slope, 0), point.zu / (d * c))
-    return y, Dual(nu, lower, upper)
+    finite = jnp.isfinite(jnp.stack([box.lower, box.upper]))
+    z = jnp.where(taken & finite, jnp.maximum(_both(slope), 0), point.z / (d * c))
+    return y, Dual(nu, *z)
 
 
 # --------------------------------------------------------------------------------------------- the method
-def _start_inside(problem: FlatProblem, init: jax.Array, has: Any) -> Iterate:
+def _both(v: jax.Array) -> jax.Array:
+    """What `v` is to the lower bounds and to the upper ones: `(v, -v)`."""
+    return jnp.stack([v, -v])
+
+
+def _distances(box: Box, y: jax.Array) -> jax.Array:
+    return jnp.stack([y - box.lower, box.upper - y])
+
+
+def _start_inside(problem: FlatProblem, init: jax.Array, has: jax.Array) -> Iterate:
     """Strictly inside the box; where `init` is not, a tenth of its width or a unit away from the bound."""
     lower, upper = problem.box.lower, problem.box.upper
-    has_lower, has_upper = has
-    gap = jnp.minimum(jnp.where(has_lower & has_upper, 0.1 * (upper - lower), 1.0), 1.0)
-    y = jnp.where(has_lower & ~(init - lower > 1e-2 * gap), lower + gap, init)
-    y = jnp.where(has_upper & ~(upper - y > 1e-2 * gap), upper - gap, y)
+    gap = jnp.minimum(jnp.where(has[0] & has[1], 0.1 * (upper - lower), 1.0), 1.0)
+    y = jnp.where(has[0] & ~(init - lower > 1e-2 * gap), lower + gap, init)
+    y = jnp.where(has[1] & ~(upper - y > 1e-2 * gap), upper - gap, y)
     y = jnp.where(lower == upper, lower, y)
     slope = jnp.max(jnp.abs(problem.objective.gradient(y)), initial=0)
     size = jnp.where(jnp.isfinite(slope), jnp.clip(slope, 1e-3, 1e8), 1.0)
-    below, above = jnp.where(has_lower, y - lower, 1.0), jnp.where(has_upper, upper - y, 1.0)
-    zl = jnp.where(has_lower, size / jnp.maximum(below, 0.1), 0.0)
-    zu = jnp.where(has_upper, size / jnp.maximum(above, 0.1), 0.0)
-    return Iterate(y, jnp.zeros_like(problem.equality.target).ravel(), below, above, zl, zu)
+    slack = jnp.where(has, _distances(problem.box, y), 1.0)
+    z = jnp.where(has, size / jnp.maximum(slack, 0.1), 0.0)
+    return Iterate(y, jnp.zeros_like(problem.equality.target).ravel(), slack, z)
 
 
-def _start_quadratic(problem: FlatProblem, has: Any, moves: jax.Array) -> Iterate:
+def _start_quadratic(problem: FlatProblem, has: jax.Array, moves: jax.Array) -> Iterate:
     """Mehrotra's: the least-squares point of the equality, its slacks and multipliers shifted to be positive."""
-    lower, upper = problem.box.lower, problem.box.upper
     objective, equality = problem.objective, problem.equality
-    y = jnp.where(moves > 0, 0.0, lower)
+    y = jnp.where(moves > 0, 0.0, problem.box.lower)
     solve, _ = factorised(problem, y, jnp.ones_like(y), moves, jnp.ones((), bool), jnp.zeros((), bool))
     target = jnp.ravel(equality.target - equality.product(y))
     dy, nu = solve(-objective.gradient(y), target)
     y = y + moves * dy
     slope = objective.gradient(y) + equality.adjoint(nu.reshape(equality.target.shape))
 
-    def shifted(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:
-        low, high = jnp.where(has[0], low, jnp.inf), jnp.where(has[1], high, jnp.inf)
-        least = jnp.minimum(jnp.min(low, initial=jnp.inf), jnp.min(high, initial=jnp.inf))
-        shift = jnp.maximum(-1.5 * least, 0.0)
-        return low + shift, high + shift
+    def shifted(values: jax.Array) -> jax.Array:
+        least = jnp.min(jnp.where(has, values, jnp.inf), initial=jnp.inf)
+        return values + jnp.maximum(-1.5 * least, 0.0)
 
-    def total(low: jax.Array, high: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.where(has[0], low, 0.0)) + jnp.sum(jnp.where(has[1], high, 0.0))
+    def total(values: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(has, values, 0.0))
 
-    below, above = shifted(y - lower, upper - y)
-    zl, zu = shifted(0.5 * slope, -0.5 * slope)
-    product = total(below * zl, above * zu)
-    more_s = jnp.clip(0.5 * product / jnp.maximum(total(zl, zu), 1e-10), 1e-2, 1e10)
-    more_z = jnp.clip(0.5 * product / jnp.maximum(total(below, above), 1e-10), 1e-2, 1e10)
-    return Iterate(
-        y,
-        nu,
-        jnp.where(has[0], below + more_s, 1.0),
-        jnp.where(has[1], above + more_s, 1.0),
-        jnp.where(has[0], zl + more_z, 0.0),
-        jnp.where(has[1], zu + more_z, 0.0),
-    )
+    slack, z = shifted(_distances(problem.box, y)), shifted(_both(0.5 * slope))
+    product = total(slack * z)
+    more_slack = jnp.clip(0.5 * product / jnp.maximum(total(z), 1e-10), 1e-2, 1e10)
+    more_z = jnp.clip(0.5 * product / jnp.maximum(total(slack), 1e-10), 1e-2, 1e10)
+    return Iterate(y, nu, jnp.where(has, slack + more_slack, 1.0), jnp.where(has, z + more_z, 0.0))
 
 
 def _longest(value: jax.Array, step: jax.Array) -> jax.Array:
@@ -233,42 +229,36 @@ def _iterate(
     linear = quadratic and objective.P is None
     fixed = lower == upper
     moves = (~fixed).astype(dtype)
-    has = (lower > -_INFINITE) & ~fixed, (upper < _INFINITE) & ~fixed
-    bounds = jnp.sum(has[0]) + jnp.sum(has[1])
+    has = jnp.stack([lower > -_INFINITE, upper < _INFINITE]) & ~fixed
+    bounds = jnp.sum(has)
     has_bounds, count = bounds > 0, jnp.maximum(bounds, 1).astype(dtype)
     target = equality.target
 
     def conditions(p: Iterate, elastic: Any = False) -> tuple[jax.Array, jax.Array]:
         slope = jnp.where(elastic, 0.0, objective.gradient(p.y))
-        slope = slope + equality.adjoint(p.nu.reshape(target.shape)) - p.zl + p.zu
+        slope = slope + equality.adjoint(p.nu.reshape(target.shape)) - p.z[0] + p.z[1]
         return moves * slope, jnp.ravel(equality.product(p.y) - target) - jnp.where(elastic, p.nu, 0.0)
 
     def gap(p: Iterate) -> jax.Array:
-        return (jnp.vdot(p.below, p.zl) + jnp.vdot(p.above, p.zu)) / count
+        return jnp.vdot(p.slack, p.z) / count
 
-    def direction(p: Iterate, solve: Any, rd: Any, rp: Any, low: Any, high: Any, part: float = 1.0) -> Iterate:
-        # zl dbelow + below dzl = low and zu dabove + above dzu = high, with dbelow = dy + rl and dabove = ru - dy:
-        # the slacks need not be those of y before the end.
-        rl, ru = jnp.where(has[0], p.y - lower - p.below, 0.0), jnp.where(has[1], upper - p.y - p.above, 0.0)
-        rl, ru = part * rl, part * ru  # none of it for a corrector, whose rd and rp are zero too
-        dy, dnu = solve(-rd + (low - p.zl * rl) / p.below - (high - p.zu * ru) / p.above, -rp)
-        dl, du = jnp.where(has[0], dy + rl, 0.0), jnp.where(has[1], ru - dy, 0.0)
-        return Iterate(dy, dnu, dl, du, (low - p.zl * dl) / p.below, (high - p.zu * du) / p.above)
+    def direction(p: Iterate, solve: Any, rd: Any, rp: Any, product: jax.Array, part: float = 1.0) -> Iterate:
+        # z ds + s dz = product, with ds = (dy, -dy) + rs: the slacks need not be those of y before the end.
+        rs = jnp.where(has, _distances(problem.box, p.y) - p.slack, 0.0)
+        rs = part * rs  # none of it for a corrector, whose rd and rp are zero too
+        push = (product - p.z * rs) / p.slack
+        dy, dnu = solve(-rd + push[0] - push[1], -rp)
+        ds = jnp.where(has, _both(dy) + rs, 0.0)
+        return Iterate(dy, dnu, ds, (product - p.z * ds) / p.slack)
 
     def advance(p: Iterate, d: Iterate, primal: jax.Array, dual: jax.Array, *, clip: bool = True) -> Iterate:
-        a = Iterate(primal, dual, primal, primal, dual, dual)
-        q = jax.tree.map(lambda value, step, size: value + size * step, p, d, a)
-        if not clip:
-            return q
-        tiny = jnp.finfo(dtype).tiny
-        return q._replace(
-            below=jnp.where(has[0], jnp.maximum(q.below, tiny), 1.0),
-            above=jnp.where(has[1], jnp.maximum(q.above, tiny), 1.0),
-        )
+        slack = p.slack + primal * d.slack
+        if clip:
+            slack = jnp.where(has, jnp.maximum(slack, jnp.finfo(dtype).tiny), 1.0)
+        return Iterate(p.y + primal * d.y, p.nu + dual * d.nu, slack, p.z + dual * d.z)
 
     def longest(p: Iterate, d: Iterate) -> tuple[jax.Array, jax.Array]:
-        primal = jnp.minimum(_longest(p.below, d.below), _longest(p.above, d.above))
-        dual = jnp.minimum(_longest(p.zl, d.zl), _longest(p.zu, d.zu))
+        primal, dual = _longest(p.slack, d.slack), _longest(p.z, d.z)
         both = jnp.minimum(primal, dual)
         return (primal, dual) if linear else (both, both)
 
@@ -278,16 +268,15 @@ def _iterate(
         """While the step is short: aim at a longer one, and bring the products that are far from `centre` there nearer
         to it. One more solve with the same factor each."""
 
-        def towards(product: jax.Array, there: Any) -> jax.Array:
-            return jnp.where(
-                there, jnp.maximum(jnp.clip(product, 0.1 * centre, 10 * centre) - product, -10 * centre), 0
-            )
+        def towards(product: jax.Array) -> jax.Array:
+            far = jnp.maximum(jnp.clip(product, 0.1 * centre, 10 * centre) - product, -10 * centre)
+            return jnp.where(has, far, 0.0)
 
         def once(state: Any) -> Any:
             d, ap, ad, tries, _ = state
             further = advance(p, d, jnp.minimum(1.0, 1.2 * ap + 0.2), jnp.minimum(1.0, 1.2 * ad + 0.2), clip=False)
-            low, high = towards(further.below * further.zl, has[0]), towards(further.above * further.zu, has[1])
-            more = direction(p, solve, jnp.zeros_like(p.y), jnp.zeros_like(p.nu), low, high, part=0.0)
+            product = towards(further.slack * further.z)
+            more = direction(p, solve, jnp.zeros_like(p.y), jnp.zeros_like(p.nu), product, part=0.0)
             new = jax.tree.map(jnp.add, d, more)
             new_ap, new_ad = longest(p, new)
             better = new_ap + new_ad >= ap + ad + 0.02
@@ -308,9 +297,9 @@ def _iterate(
         p = state.now
         mu = gap(p)
         rd, rp = conditions(p, state.elastic)
-        D = p.zl / p.below + p.zu / p.above
+        D = jnp.sum(p.z / p.slack, axis=0)
         solve, definite = factorised(problem, p.y, D, moves, state.firm, state.elastic)
-        affine = direction(p, solve, rd, rp, -p.below * p.zl, -p.above * p.zu)
+        affine = direction(p, solve, rd, rp, -p.slack * p.z)
         ap, ad = longest(p, affine)
         reached = gap(advance(p, affine, ap, ad))
         sigma = jnp.clip((reached / jnp.where(mu > 0, mu, 1.0)) ** 3, 0.0, 1.0)
@@ -318,9 +307,8 @@ def _iterate(
         if not quadratic:
             sigma = jnp.maximum(sigma, 0.05)  # the step is not to outrun the curvature of the objective
         centre = sigma * mu
-        low = jnp.where(has[0], centre - p.below * p.zl - (affine.below * affine.zl if quadratic else 0.0), 0.0)
-        high = jnp.where(has[1], centre - p.above * p.zu - (affine.above * affine.zu if quadratic else 0.0), 0.0)
-        d = direction(p, solve, rd, rp, low, high)
+        second = affine.slack * affine.z if quadratic else 0.0
+        d = direction(p, solve, rd, rp, jnp.where(has, centre - p.slack * p.z - second, 0.0))
         if quadratic:
             d, ap, ad = corrected(p, solve, d, *longest(p, d), centre)
             keep = jnp.clip(1 - mu, TO_BOUNDARY, 1.0 - 1e-6)
@@ -371,10 +359,8 @@ def _iterate(
         p = _start_inside(problem, state.now.y, has)
         nu = jnp.ravel(equality.product(p.y) - target)
         size = 1e-3 + jnp.max(jnp.abs(equality.adjoint(nu.reshape(target.shape))), initial=0)
-        zl, zu = jnp.where(has[0], size, 0.0), jnp.where(has[1], size, 0.0)
-        start = state._replace(
-            now=p._replace(nu=nu, zl=zl, zu=zu), since=jnp.zeros_like(state.since), elastic=state.elastic | begins
-        )
+        now = p._replace(nu=nu, z=jnp.where(has, size, 0.0))
+        start = state._replace(now=now, since=jnp.zeros_like(state.since), elastic=state.elastic | begins)
         return tree_where(begins, start, state)
 
     def with_exact(state: _State) -> _State:

@@ -14,67 +14,59 @@ _CURVED = 10.0  # the logarithm of the largest part of a slack that a curved ste
 
 
 class Iterate(NamedTuple):
+    """A point, or a step. Slacks and multipliers of the bounds have the shape `(2, n)`: lower bounds, upper bounds."""
+
     y: jax.Array
     nu: jax.Array
-    below: jax.Array  # slacks y - l and u - y; one where there is no bound
-    above: jax.Array
-    zl: jax.Array
-    zu: jax.Array
+    slack: jax.Array  # y - l and u - y; one where there is no bound
+    z: jax.Array
 
 
-def _moved(box: Box, has: Any, p: Iterate, d: Iterate, size: jax.Array, curved: jax.Array) -> Iterate:
+def _moved(box: Box, has: jax.Array, p: Iterate, d: Iterate, size: jax.Array, curved: jax.Array) -> Iterate:
     """A part of the step, in which every slack for itself keeps a hundredth of what it has: no coordinate is to
     wait for another that overshoots.
 
     A curved step multiplies a slack s by exp(ds / s) where it shrinks: to first order the same, and where the
     slope of the objective is a logarithm of the slack exactly what the Newton step means.
     """
-    lower, upper = box.lower, box.upper
-
-    def shorter(slack: jax.Array, step: jax.Array) -> jax.Array:
-        part = size * step / slack
-        bent = jnp.exp(jnp.maximum(part, -_CURVED))
-        straight = jnp.maximum(1 + part, 1 - TO_BOUNDARY)
-        return slack * jnp.where(curved & (part < 0), bent, straight)
-
-    below, above = shorter(p.below, d.below), shorter(p.above, d.above)
+    part = size * d.slack / p.slack
+    bent = jnp.exp(jnp.maximum(part, -_CURVED))
+    straight = jnp.maximum(1 + part, 1 - TO_BOUNDARY)
+    slack = p.slack * jnp.where(curved & (part < 0), bent, straight)
     # What grows on one side of the box shrinks on the other.
-    width = jnp.where(has[0] & has[1], upper - lower, jnp.inf)
-    below, above = (
-        jnp.minimum(new, width - (1 - TO_BOUNDARY) * other) for new, other in ((below, p.above), (above, p.below))
-    )
-    near_lower = has[0] & (~has[1] | (p.below <= p.above))
+    width = box.upper - box.lower
+    slack = jnp.minimum(slack, jnp.where(has[0] & has[1], width, jnp.inf) - (1 - TO_BOUNDARY) * p.slack[::-1])
+    bent_back = slack != p.slack + size * d.slack
+    near_lower = has[0] & (~has[1] | (p.slack[0] <= p.slack[1]))
     near_upper = has[1] & ~near_lower
     y = p.y + size * d.y
-    y = jnp.where(near_lower & (below != p.below + size * d.below), lower + below, y)
-    y = jnp.where(near_upper & (above != p.above + size * d.above), upper - above, y)
-    below = jnp.where(has[0], jnp.where(near_upper, upper - lower - above, below), 1.0)
-    above = jnp.where(has[1], jnp.where(near_lower, upper - lower - below, above), 1.0)
-
-    def followed(z: jax.Array, dz: jax.Array, slack: jax.Array, step: jax.Array) -> jax.Array:
-        # As if the slack had gone to zero and not beyond: the step of the multiplier counts on where it goes.
-        beyond = jnp.minimum(1 + size * step / slack, 0.0)
-        return jnp.maximum(z + size * dz + z * beyond, (1 - TO_BOUNDARY) * z)
-
-    zl, zu = followed(p.zl, d.zl, p.below, d.below), followed(p.zu, d.zu, p.above, d.above)
-    return Iterate(y, p.nu + size * d.nu, below, above, zl, zu)
+    y = jnp.where(near_lower & bent_back[0], box.lower + slack[0], y)
+    y = jnp.where(near_upper & bent_back[1], box.upper - slack[1], y)
+    far = jnp.stack([near_upper, near_lower])
+    slack = jnp.where(has, jnp.where(far, width - slack[::-1], slack), 1.0)
+    # As if a slack had gone to zero and not beyond: the step of the multiplier counts on where it goes.
+    z = jnp.maximum(p.z + size * d.z + p.z * jnp.minimum(1 + part, 0.0), (1 - TO_BOUNDARY) * p.z)
+    return Iterate(y, p.nu + size * d.nu, slack, z)
 
 
 def backtracked(
-    problem: FlatProblem, has: Any, conditions: Callable[[Iterate], Any], p: Iterate, d: Iterate, centre: jax.Array
+    problem: FlatProblem,
+    has: jax.Array,
+    conditions: Callable[[Iterate], Any],
+    p: Iterate,
+    d: Iterate,
+    centre: jax.Array,
 ) -> Iterate:
     """The largest of the parts 1, 1/2, 1/4 ... of the step `d` from `p`, straight or curved, for which the norm of the
     KKT conditions, relaxed to `z (y - l) = centre`, falls; `has` says which bounds there are."""
     dtype, eps, target = p.y.dtype, float(jnp.finfo(p.y.dtype).eps), problem.equality.target
     # A slope counts as much as the coordinate can move: so all parts are of the size of the objective.
-    room = jnp.minimum(jnp.minimum(p.below, p.above), 1.0)
+    room = jnp.minimum(jnp.minimum(*p.slack), 1.0)
 
     def merit(q: Iterate) -> jax.Array:
         rd, rp = conditions(q)
-        rd = room * rd
-        low = jnp.where(has[0], q.below * q.zl - centre, 0.0)
-        high = jnp.where(has[1], q.above * q.zu - centre, 0.0)
-        return jnp.sqrt(sum(jnp.vdot(part, part) for part in (rd, rp, low, high)))
+        parts = room * rd, rp, jnp.where(has, q.slack * q.z - centre, 0.0)
+        return jnp.sqrt(sum(jnp.vdot(part, part) for part in parts))
 
     def moved(size: jax.Array, curved: jax.Array) -> Iterate:
         return _moved(problem.box, has, p, d, size, curved)
