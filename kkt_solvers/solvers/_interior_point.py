@@ -205,13 +205,6 @@ def _start_quadratic(problem: FlatProblem, has: jax.Array, moves: jax.Array) -> 
     return Iterate(y, nu, jnp.where(has, slack + more_slack, 1.0), jnp.where(has, z + more_z, 0.0))
 
 
-def _longest(value: jax.Array, step: jax.Array) -> jax.Array:
-    """The largest part of `step`, at most one, that keeps `value` nonnegative."""
-    return jnp.minimum(
-        1.0, jnp.min(jnp.where(step < 0, -value / jnp.where(step < 0, step, 1.0), jnp.inf), initial=jnp.inf)
-    )
-
-
 def _iterate(
     problem: FlatProblem,
     init: jax.Array,
@@ -258,9 +251,11 @@ def _iterate(
         return Iterate(p.y + primal * d.y, p.nu + dual * d.nu, slack, p.z + dual * d.z)
 
     def longest(p: Iterate, d: Iterate) -> tuple[jax.Array, jax.Array]:
-        primal, dual = _longest(p.slack, d.slack), _longest(p.z, d.z)
-        both = jnp.minimum(primal, dual)
-        return (primal, dual) if linear else (both, both)
+        """The largest parts of the step, at most one, that keep slacks and multipliers nonnegative."""
+        shrinking = [jnp.where(step < 0, -step / now, 0.0) for now, step in ((p.slack, d.slack), (p.z, d.z))]
+        ratios = shrinking if linear else [jnp.maximum(*shrinking)]
+        parts = [1 / jnp.max(ratio, initial=1.0) for ratio in ratios]
+        return parts[0], parts[-1]
 
     def corrected(
         p: Iterate, solve: Any, d: Iterate, ap: jax.Array, ad: jax.Array, centre: jax.Array
@@ -317,12 +312,13 @@ def _iterate(
             following = backtracked(problem, has, conditions, p, d, centre)
 
         found, largest = measured(following)
-        finite = jnp.all(jnp.isfinite(following.y)) & jnp.isfinite(largest)
+        repeat = ~definite & ~state.firm
+        finite = jnp.all(jnp.isfinite(following.y)) & jnp.isfinite(largest) & ~repeat
         better = finite & (largest < state.smallest)
         progress = finite & (largest < 0.9 * state.mark)
         # Where there is no solution the residual stops falling, or the iterates grow.
         far = jnp.maximum(jnp.max(jnp.abs(following.y)), jnp.max(jnp.abs(following.nu))) > _FAR
-        suspect, rays = ~progress | far, (following.y, d.y)
+        suspect, rays = (~progress | far) & ~repeat, (following.y, d.y)
         proofs = jax.lax.cond(in_any(suspect), lambda: proves(following.nu, rays), lambda: jnp.zeros(3, bool))
         infeasible, *descents = proofs & suspect
         claim = jnp.where(infeasible, Status.PRIMAL_INFEASIBLE, Status.MAX_ITERATIONS)
@@ -331,23 +327,20 @@ def _iterate(
         for ray, unbounded in zip(rays, descents, strict=True):
             claim = jnp.where(unbounded, Status.DUAL_INFEASIBLE, claim)
             proof = proof._replace(y=jnp.where(unbounded, ray, proof.y))
+        since = jnp.where(progress, 0, jnp.where(finite, state.since + 1, _PATIENCE))
         following_state = _State(
             tree_where(finite, proof, p),
             tree_where(better, found, state.best),
             jnp.where(better, largest, state.smallest),
             state.due,
             jnp.where(progress, largest, state.mark),
-            jnp.where(progress, 0, jnp.where(finite, state.since + 1, _PATIENCE)),
+            jnp.where(repeat, state.since, since),
             claim.astype(jnp.int32),
-            state.firm,
+            repeat | state.firm,
             state.elastic,
             state.iterations + 1,
         )
-        repeat = ~definite & ~state.firm
-        again = state._replace(firm=repeat | state.firm, iterations=state.iterations + 1)
-        following_state = tree_where(repeat, again, following_state)
         following_state = following_state if exact is None else with_exact(following_state)
-        following_state = with_elastic(following_state) if quadratic else following_state
         told(following_state)
         return following_state
 
@@ -367,10 +360,8 @@ def _iterate(
         """The active set solved for, once it should be known, and at the end."""
         last = ~unfinished(state)
         due = last | (state.smallest <= state.due)
-        best, smallest = jax.lax.cond(
-            in_any(due), lambda: exact(state.best, state.smallest, last), lambda: (state.best, state.smallest)
-        )
-        best, smallest = tree_where(due, (best, smallest), (state.best, state.smallest))
+        now = state.best, state.smallest
+        best, smallest = jax.lax.cond(in_any(due), lambda: tree_where(due, exact(*now, last), now), lambda: now)
         again = jnp.where(due, _RETRY * state.smallest, state.due)
         return state._replace(best=best, smallest=smallest, due=again)
 
@@ -394,4 +385,10 @@ def _iterate(
     due = jnp.asarray(_NEARLY if is_mendable(problem) else _IDENTIFIED, dtype)
     start = _State(first, best, smallest, due, jnp.full_like(smallest, jnp.inf), none, claim, never, never, none)
     told(start)
-    return jax.lax.while_loop(unfinished, step, start)
+
+    def until_stuck(state: _State) -> _State:
+        return jax.lax.while_loop(unfinished, step, state)
+
+    if not quadratic:
+        return until_stuck(start)
+    return jax.lax.while_loop(unfinished, lambda state: with_elastic(until_stuck(state)), start)

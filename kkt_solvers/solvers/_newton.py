@@ -159,8 +159,8 @@ def _dense_system(
         return inverse.unwhiten(inverse.middle(w - dnu @ V)), dnu
 
     def solve(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
-        r = moves * r
-        size = jnp.maximum(jnp.max(jnp.abs(r), initial=0), jnp.max(jnp.abs(s), initial=0))
+        def size(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+            return jnp.max(jnp.abs(jnp.concatenate(pair)), initial=0)
 
         def rest(x: Any) -> tuple[jax.Array, jax.Array]:
             dy, dnu = x
@@ -173,9 +173,10 @@ def _dense_system(
 
         def rough(state: Any) -> jax.Array:
             _, left, count = state
-            largest = jnp.maximum(jnp.max(jnp.abs(left[0]), initial=0), jnp.max(jnp.abs(left[1]), initial=0))
-            return (count == 0) | ((largest > 1e2 * eps * size) & (count <= _REFINEMENTS))
+            return (count == 0) | ((size(left) > small) & (count <= _REFINEMENTS))
 
+        r = moves * r
+        small = 1e2 * eps * size((r, s))
         # The first solve is a round like the others: so it is compiled once.
         none = jax.tree.map(jnp.zeros_like, (r, s))
         return jax.lax.while_loop(rough, again, (none, (r, s), jnp.zeros((), jnp.int32)))[0]
