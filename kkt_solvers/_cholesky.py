@@ -28,10 +28,10 @@ class Coupling(NamedTuple):
 
 
 def coupling(H: jax.Array, free: jax.Array | None = None) -> Coupling | None:
-    """That of a symmetric `H`, or of its rows and columns that are `free`; `None` where it is not worth the look. In a
-    batch the size is that of all."""
+    """That of a symmetric `H`, or of its rows and columns that are `free`; `None` where it is not worth the look, as on
+    a GPU, which waits at every branch. In a batch the size is that of all."""
     n = len(H)
-    if H.ndim == 1 or n < _FROM:
+    if H.ndim == 1 or n < _FROM or jax.default_backend() != "cpu":
         return None
     beside = (H != 0) & ~jnp.eye(n, dtype=bool)
     coupled = jnp.any(beside if free is None else beside & free, axis=1)
