@@ -431,3 +431,30 @@ def test_flat_directions_do_not_delay_the_active_set(x64):
         np.testing.assert_array_equal(np.asarray(dual.lower + dual.upper)[free], 0)
         assert np.min(dual.lower) >= 0
         assert np.min(dual.upper) >= 0
+
+
+def flow_network(rng, buses=30, more=12, plants=6):
+    """Least cost of a direct-current network: angles are free and cost nothing, flows are bounded."""
+    ends = [(i, (i + 1) % buses) for i in range(buses)] + [
+        tuple(rng.choice(buses, 2, replace=False)) for _ in range(more)
+    ]
+    susceptance, load = rng.uniform(1, 90, len(ends)), rng.uniform(0, 0.1, buses)
+    flows = plants + buses + np.arange(len(ends))
+    A = np.zeros((buses + len(ends), flows[-1] + 1))
+    A[rng.choice(buses, plants, replace=False), np.arange(plants)] = 1
+    for line, (start, end) in enumerate(ends):
+        A[[start, end], flows[line]] = -1, 1
+        A[buses + line, [flows[line], plants + start, plants + end]] = -1, susceptance[line], -susceptance[line]
+    P, q, u = np.zeros(A.shape[1]), np.zeros(A.shape[1]), np.full(A.shape[1], np.inf)
+    P[:plants], q[:plants] = rng.uniform(166, 1250, plants), rng.uniform(100, 325, plants)
+    u[:plants], u[flows] = load.sum() / 2, 0.3
+    lower, target = np.where(np.arange(len(u)) < plants, 0.0, -u), np.append(load, np.zeros(len(ends)))
+    return kkt.Problem(kkt.Quadratic(np.diag(P), q), kkt.Affine(A, target), kkt.Box(lower, u))
+
+
+@pytest.mark.parametrize("seed", [0, 9, 12, 18])  # on these much regularisation stops the method short, in float32
+def test_free_coordinates_that_cost_nothing_in_float32(seed):
+    problem = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), flow_network(np.random.default_rng(seed)))
+    solution = jax.jit(kkt.solve)(problem)
+    assert name(solution) == "SOLVED"
+    assert solution.residuals.largest < 1e-6
