@@ -452,7 +452,7 @@ def flow_network(rng, buses=30, more=12, plants=6):
     return kkt.Problem(kkt.Quadratic(np.diag(P), q), kkt.Affine(A, target), kkt.Box(lower, u))
 
 
-@pytest.mark.parametrize("seed", [0, 9, 12, 18])  # on these much regularisation stops the method short, in float32
+@pytest.mark.parametrize("seed", range(20))
 def test_free_coordinates_that_cost_nothing_in_float32(seed):
     problem = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), flow_network(np.random.default_rng(seed)))
     solution = jax.jit(kkt.solve)(problem)

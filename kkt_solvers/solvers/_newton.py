@@ -146,7 +146,7 @@ def _dense_system(
     refinements = 2 if precise else 4  # digits are few in float32
     # A free coordinate of a linear program has nothing but the proximal term: were that tiny, its part of S would
     # drown the others.
-    D = jnp.where(D > 0, D + _LEAST * reg, reg)
+    D = jnp.where(D > 0, D + _LEAST * reg, reg if precise else eps**0.4)
     more = jnp.where(firm, 16 * eps, 0.0)
     curved = jnp.where(elastic, 0.0, moves)
     inverse = _inverse(problem, y, jnp.where(moves > 0, D, 1.0), moves, curved, more)
