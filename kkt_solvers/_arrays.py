@@ -61,12 +61,16 @@ def dense(value: Matrix) -> jax.Array:
     return value.todense() if isinstance(value, BCOO) else value
 
 
-def largest_entries(value: Matrix, axis: int) -> jax.Array:
-    """The largest absolute entry of each column (`axis=0`) or row (`axis=1`)."""
+def largest_entries(value: Matrix, axis: int, weights: jax.Array | None = None) -> jax.Array:
+    """The largest absolute entry of each column (`axis=0`) or row (`axis=1`), entries along it times `weights`."""
     if isinstance(value, BCOO):
-        zeros = jnp.zeros(value.shape[1 - axis], value.dtype)
-        return zeros.at[value.indices[:, 1 - axis]].max(jnp.abs(value.data))
-    return jnp.max(jnp.abs(value), axis=axis, initial=0)
+        zeros, at = jnp.zeros(value.shape[1 - axis], value.dtype), value.indices
+        sizes = jnp.abs(value.data) if weights is None else jnp.abs(value.data) * weights[at[:, axis]]
+        return zeros.at[at[:, 1 - axis]].max(sizes)
+    sizes = jnp.abs(value)
+    if weights is not None:
+        sizes = sizes * jnp.expand_dims(weights, 1 - axis)
+    return jnp.max(sizes, axis=axis, initial=0)
 
 
 def entry_sums(value: Matrix, axis: int) -> jax.Array:
@@ -124,9 +128,9 @@ def spread(value: jax.Array, like: jax.Array) -> jax.Array:
     return jax.linear_transpose(lambda x: _block_sum(x, _sums_of_folds), like)(value)[0]
 
 
-def largest(x: jax.Array) -> jax.Array:
-    """The largest absolute entry, zero of an empty array: without a pass to write out absolute values."""
-    return jnp.maximum(jnp.max(x, initial=0), -jnp.min(x, initial=0))
+def largest(*arrays: jax.Array) -> jax.Array:
+    """The largest absolute entry of all, zero if there is none."""
+    return jnp.max(jnp.abs(jnp.concatenate([jnp.ravel(array) for array in arrays])), initial=0)
 
 
 def _block_sum(x: jax.Array, row_sums: Callable[[jax.Array], jax.Array]) -> jax.Array:

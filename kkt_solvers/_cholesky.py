@@ -54,7 +54,7 @@ class Factor(NamedTuple):
     coupling: Coupling | None  # if there is more than one
 
     def pivots(self) -> jax.Array:
-        """The diagonal of `R`; some are NaN where `K` is not definite."""
+        """The diagonal of `R`."""
         if not self.triangles:
             return self.root
 
@@ -63,6 +63,15 @@ class Factor(NamedTuple):
             return jnp.concatenate([self.root[head], jnp.diag(triangle)])
 
         return self._of_its_size(of)
+
+    def is_definite(self) -> jax.Array:
+        """Whether `K` is; where it is not, all of its triangle is NaN."""
+
+        def of(triangle: jax.Array) -> jax.Array:
+            head = self._order(triangle)[0]
+            return jnp.isfinite(triangle[-1, -1]) & jnp.all(jnp.isfinite(self.root[head]))
+
+        return self._of_its_size(of) if self.triangles else jnp.all(jnp.isfinite(self.root))
 
     def whiten(self, v: jax.Array) -> jax.Array:
         """`R^{-1}`, applied to a vector or to each row of a matrix."""

@@ -92,6 +92,26 @@ def _refined(inverse: Callable[[Any], Any], product: Callable[[Any], Any], b: An
     return jax.lax.fori_loop(0, steps, again, inverse(b))
 
 
+def refined_to(accuracy: float, inverse: Inverse, product: Inverse, right: Pair, most: int) -> Pair:
+    """The same, as long as each round at least halves what is left of `right`, until that is small beside it: in `most`
+    rounds, the first solve counted."""
+
+    def again(state: Any) -> Any:
+        x, rest, now, _, count = state
+        x = jax.tree.map(jnp.add, x, inverse(rest))
+        rest = jax.tree.map(jnp.subtract, right, product(x))
+        return x, rest, largest(*rest), now, count + 1
+
+    def unfinished(state: Any) -> jax.Array:
+        _, _, now, before, count = state
+        return (count == 0) | ((now > small) & (now < 0.5 * before) & (count < most))
+
+    size = largest(*right)
+    small, none = accuracy * size, jnp.zeros((), jnp.int32)
+    start = jax.tree.map(jnp.zeros_like, right), right, size, jnp.full_like(size, jnp.inf), none
+    return jax.lax.while_loop(unfinished, again, start)[0]
+
+
 def solve_semidefinite(K: jax.Array, r: jax.Array) -> jax.Array:
     """`K x = r` for a small symmetric positive semidefinite `K`; differentiable, any order."""
     if len(K) == 0:
@@ -240,7 +260,22 @@ class DenseKKT(KKTSystem):
     """
 
     def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Inverse, Any]:
-        return _dense_inverse(problem, y, mask, None)
+        H, rows = dense_hessian(problem, y), dense(problem.equality.rows(y.size))
+        A, empty = rows * mask, jnp.all(rows == 0, axis=1)
+        definite, by_cholesky = _by_cholesky(H, A, mask, empty, regularise=False)
+
+        def pivoted() -> _Factor:
+            return _pivoted(H, A, mask)
+
+        like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(pivoted))
+        needed = in_any(~definite)
+        factor = jax.lax.cond(needed, pivoted, lambda: like)
+
+        def inverse(b: jax.Array) -> jax.Array:
+            quick = by_cholesky(b)
+            return jnp.where(definite, quick, jax.lax.cond(needed, lambda: _solve(factor, b), lambda: quick))
+
+        return _on_pairs(inverse, y.size), jnp.where(definite, 1, factor.steps)
 
 
 @dataclass(frozen=True)
@@ -248,54 +283,33 @@ class RegularisedKKT(KKTSystem):
     """Two Cholesky factorisations, regularised where they have to be; refinement takes that out again, if there is an
     inverse to find that is not too ill-conditioned. With `pivot` the whole matrix is factorised instead. Internal."""
 
-    pivot: bool | jax.Array = False
+    pivot: bool = False
 
     def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Inverse, Any]:
-        return _dense_inverse(problem, y, mask, jnp.asarray(self.pivot))
+        H, A = dense_hessian(problem, y), dense(problem.equality.rows(y.size)) * mask
+        if self.pivot:
+            factor = _pivoted(H, A, mask)
+            return _on_pairs(lambda b: _solve(factor, b), y.size), factor.steps
+        _, by_cholesky = _by_cholesky(H, A, mask, jnp.all(A == 0, axis=1), regularise=True)
+        return _on_pairs(by_cholesky, y.size), _REFINEMENTS
 
     def refine(self, inverse: Inverse, product: Inverse, right: Pair, steps: Any) -> Pair:
-        def size(x: Pair) -> jax.Array:
-            return jnp.maximum(largest(x[0]), largest(x[1]))
-
-        def again(state: Any) -> Any:
-            x, rest, now, _, count = state
-            x = jax.tree.map(jnp.add, x, inverse(rest))
-            rest = jax.tree.map(jnp.subtract, right, product(x))
-            return x, rest, size(rest), now, count + 1
-
-        def unfinished(state: Any) -> jax.Array:
-            _, _, now, before, count = state
-            return (now > small) & (now < 0.5 * before) & (count < _MANY)
-
-        small = 4 * float(jnp.finfo(right[0].dtype).eps) * size(right)
-        x, none = jax.tree.map(jnp.zeros_like, right), jnp.zeros((), jnp.int32)
-        return jax.lax.while_loop(unfinished, again, (x, right, size(right), jnp.full_like(small, jnp.inf), none))[0]
+        return refined_to(4 * float(jnp.finfo(right[0].dtype).eps), inverse, product, right, _MANY)
 
 
-def _dense_inverse(problem: FlatProblem, y: jax.Array, mask: jax.Array, pivot: jax.Array | None) -> tuple[Inverse, Any]:
-    """With `pivot=None` the whole matrix is factorised, with pivoting, where the blocks would need regularisation."""
-    n = y.size
-    rows = dense(problem.equality.rows(n))
-    H, A = dense_hessian(problem, y), rows * mask
-    empty = jnp.all((rows if pivot is None else A) == 0, axis=1)
-    definite, by_cholesky = _by_cholesky(H, A, mask, empty, regularise=pivot is not None)
-    sign = jnp.where(jnp.arange(n + len(A)) < n, 1.0, -1.0)
+def _pivoted(H: jax.Array, A: jax.Array, mask: jax.Array) -> _Factor:
+    n = mask.size
+    return _factor(_kkt_matrix(H, A, mask), jnp.where(jnp.arange(n + len(A)) < n, 1.0, -1.0))
 
-    def pivoted() -> Any:
-        return _factor(_kkt_matrix(H, A, mask), sign)
 
-    like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(pivoted))
-    wanted = ~definite if pivot is None else pivot
-    needed = in_any(wanted)
-    factor = jax.lax.cond(needed, pivoted, lambda: like)
+def _on_pairs(inverse: Callable[[jax.Array], jax.Array], n: int) -> Inverse:
+    """`inverse`, which takes and returns one vector, of `(r, s)`."""
 
-    def inverse(right: Pair) -> Pair:
-        b = jnp.concatenate([right[0], jnp.ravel(right[1])])
-        quick = by_cholesky(b)
-        x = jnp.where(wanted, jax.lax.cond(needed, lambda: _solve(factor, b), lambda: quick), quick)
+    def on_pairs(right: Pair) -> Pair:
+        x = inverse(jnp.concatenate([right[0], jnp.ravel(right[1])]))
         return x[:n], x[n:].reshape(right[1].shape)
 
-    return inverse, jnp.where(wanted, factor.steps, 1)
+    return on_pairs
 
 
 def _by_cholesky(

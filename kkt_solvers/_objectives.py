@@ -88,7 +88,7 @@ class Quadratic:
         object.__setattr__(self, "q", floating(q, "q"))
 
     def __call__(self, y: jax.Array) -> jax.Array:
-        return 0.5 * jnp.vdot(y, self.hessian_product(y)) + jnp.vdot(self.q, y)
+        return jnp.vdot(y, 0.5 * self.hessian_product(y) + self.q)
 
     def gradient(self, y: jax.Array) -> jax.Array:
         return self.hessian_product(y) + self.q

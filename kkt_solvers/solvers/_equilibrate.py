@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.sparse import BCOO
 
-from kkt_solvers._arrays import dense, largest_entries, scaled_matrix
+from kkt_solvers._arrays import dense, largest, largest_entries, scaled_matrix
 from kkt_solvers._objectives import LowRank, Quadratic, SymmetricMap
 from kkt_solvers._problem import Affine, Box, FlatProblem
 
@@ -36,9 +36,8 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, sparse: bool) -> tupl
     quadratic = isinstance(objective, Quadratic)
 
     def sizes(d: jax.Array, e: jax.Array) -> tuple[jax.Array, jax.Array]:
-        rows = scaled_matrix(e, A, d)
-        columns = jnp.maximum(largest_entries(rows, axis=0), column_sizes(P, d))
-        size = largest_entries(rows, axis=1)
+        columns = jnp.maximum(d * largest_entries(A, 0, e), column_sizes(P, d))
+        size = e * largest_entries(A, 1, d)
         columns = columns if quadratic else jnp.ones_like(columns)
         return jnp.where(columns > 0, columns, 1.0), jnp.where(size > 0, size, 1.0)
 
@@ -49,8 +48,7 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, sparse: bool) -> tupl
 
     def uneven(state: Any) -> jax.Array:
         _, _, columns, size, count = state
-        off = jnp.maximum(jnp.max(jnp.abs(columns - 1), initial=0), jnp.max(jnp.abs(size - 1), initial=0))
-        return (off > 0.1) & (count < _ROUNDS)
+        return (largest(columns - 1, size - 1) > 0.1) & (count < _ROUNDS)
 
     d, e = jnp.ones_like(init), jnp.ones(A.shape[0], init.dtype)
     d, e, *_ = jax.lax.while_loop(uneven, once, (d, e, *sizes(d, e), jnp.zeros((), jnp.int32)))
@@ -58,9 +56,9 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, sparse: bool) -> tupl
     c, scaled = jnp.ones((), init.dtype), objective
     if isinstance(objective, Quadratic):
         # Variables of the size of the right-hand side: a proximal term counts in that unit.
-        unit = jnp.maximum(jnp.max(jnp.abs(e * target), initial=0), 1.0)
+        unit = jnp.maximum(largest(e * target), 1.0)
         d, e = unit * d, e / unit
-        size = jnp.maximum(jnp.max(jnp.abs(d * objective.q), initial=0), jnp.max(column_sizes(P, d), initial=0))
+        size = largest(d * objective.q, column_sizes(P, d))
         c = 1 / jnp.where(size > 0, size, 1.0)
         scaled = Quadratic(scaled_hessian(P, d, c), c * d * objective.q)
     box = Box(problem.box.lower / d, problem.box.upper / d)
@@ -74,7 +72,7 @@ def column_sizes(P: Any, d: jax.Array) -> jax.Array:
     if isinstance(P, LowRank):  # positive semidefinite: |P_ij|^2 <= P_ii P_jj
         root = d * jnp.sqrt(jnp.abs(P.diagonal) + jnp.sum(P.factor**2, axis=1))
         return root * jnp.max(root, initial=0)
-    return jnp.abs(P) * d * d if P.ndim == 1 else largest_entries(scaled_matrix(d, P, d), axis=0)
+    return jnp.abs(P) * d * d if P.ndim == 1 else d * largest_entries(P, 0, d)
 
 
 def scaled_hessian(P: Any, d: jax.Array, c: jax.Array) -> Any:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import tree_where
+from kkt_solvers._arrays import largest, tree_where
 from kkt_solvers._batches import in_any, one_by_one
 from kkt_solvers._conditions import (
     certificate_of_infeasibility,
@@ -29,8 +29,9 @@ from kkt_solvers.solvers._polish import is_mendable, off_steep_bounds, polished
 
 _SHORT = 0.8  # steps below it are corrected, up to so many times
 _CORRECTORS = 3
-_NEARLY, _IDENTIFIED = 1e-2, 1e-5  # the residual at which the active set is first tried: if it can be mended, or not
-_RETRY = 1e-3  # by how much the residual falls until the next time
+# The residual at which the active set is first tried, and then, if it can be mended; if it cannot. After that, by how
+# much the residual falls until the next time.
+_EARLY, _NEARLY, _IDENTIFIED, _RETRY = 1e-1, 1e-2, 1e-5, 1e-3
 _PATIENCE = 50  # iterations without progress
 _FAR = 1e3  # of an iterate of the scaled problem, to be looked at as a proof that there is no solution
 _INFINITE = 1e15  # bounds beyond this are none
@@ -38,6 +39,7 @@ _INFINITE = 1e15  # bounds beyond this are none
 
 class _State(NamedTuple):
     now: Iterate
+    mu: jax.Array  # the mean of its products of slack and multiplier
     best: tuple[jax.Array, Dual]  # in the terms of the problem that is not scaled
     smallest: jax.Array  # its largest KKT residual
     due: jax.Array  # that at which its active set is solved for next
@@ -98,8 +100,8 @@ class InteriorPoint(Solver):
 
         def measured(point: Iterate) -> tuple[tuple[jax.Array, Dual], jax.Array]:
             found = _unscaled(problem, scales, point)
-            largest = residuals(problem, *found).largest
-            return found, jnp.where(jnp.isfinite(largest), largest, jnp.inf)
+            worst = residuals(problem, *found).largest
+            return found, jnp.where(jnp.isfinite(worst), worst, jnp.inf)
 
         def exact(
             found: tuple[jax.Array, Dual], smallest: jax.Array, thorough: jax.Array | bool
@@ -107,10 +109,10 @@ class InteriorPoint(Solver):
             y, dual, smallest = polished(problem, *found, smallest, thorough)
             return (y, dual), smallest
 
-        def proves(nu: jax.Array, rays: tuple[jax.Array, ...]) -> jax.Array:
+        def proves(nu: jax.Array, rays: jax.Array) -> jax.Array:
             nu = (scales.rows * nu).reshape(problem.equality.target.shape)
-            descents = (ray_of_descent(problem, scales.variables * ray) for ray in rays)
-            return jnp.stack([certificate_of_infeasibility(problem, nu), *descents])
+            descents = jax.vmap(lambda ray: ray_of_descent(problem, scales.variables * ray))(rays)
+            return jnp.append(descents, certificate_of_infeasibility(problem, nu))
 
         def told(state: _State) -> None:
             report(state.iterations, problem.objective(state.best[0]), state.smallest)
@@ -191,17 +193,12 @@ def _start_quadratic(problem: FlatProblem, has: jax.Array, moves: jax.Array) -> 
     y = y + moves * dy
     slope = objective.gradient(y) + equality.adjoint(nu.reshape(equality.target.shape))
 
-    def shifted(values: jax.Array) -> jax.Array:
-        least = jnp.min(jnp.where(has, values, jnp.inf), initial=jnp.inf)
-        return values + jnp.maximum(-1.5 * least, 0.0)
-
-    def total(values: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.where(has, values, 0.0))
-
-    slack, z = shifted(_distances(problem.box, y)), shifted(_both(0.5 * slope))
-    product = total(slack * z)
-    more_slack = jnp.clip(0.5 * product / jnp.maximum(total(z), 1e-10), 1e-2, 1e10)
-    more_z = jnp.clip(0.5 * product / jnp.maximum(total(slack), 1e-10), 1e-2, 1e10)
+    pair = jnp.stack([_distances(problem.box, y), _both(0.5 * slope)])
+    least = jnp.min(jnp.where(has, pair, jnp.inf), axis=(1, 2), initial=jnp.inf, keepdims=True)
+    slack, z = pair + jnp.maximum(-1.5 * least, 0.0)
+    product, of_slack, of_z = jnp.sum(jnp.where(has, jnp.stack([slack * z, slack, z]), 0.0), axis=(1, 2))
+    more_slack = jnp.clip(0.5 * product / jnp.maximum(of_z, 1e-10), 1e-2, 1e10)
+    more_z = jnp.clip(0.5 * product / jnp.maximum(of_slack, 1e-10), 1e-2, 1e10)
     return Iterate(y, nu, jnp.where(has, slack + more_slack, 1.0), jnp.where(has, z + more_z, 0.0))
 
 
@@ -289,8 +286,7 @@ def _iterate(
         return jax.lax.while_loop(short, once, start)[:3]
 
     def step(state: _State) -> _State:
-        p = state.now
-        mu = gap(p)
+        p, mu = state.now, state.mu
         rd, rp = conditions(p, state.elastic)
         D = jnp.sum(p.z / p.slack, axis=0)
         solve, definite = factorised(problem, p.y, D, moves, state.firm, state.elastic)
@@ -311,16 +307,16 @@ def _iterate(
         else:
             following = backtracked(problem, has, conditions, p, d, centre)
 
-        found, largest = measured(following)
+        found, residual = measured(following)
         repeat = ~definite & ~state.firm
-        finite = jnp.all(jnp.isfinite(following.y)) & jnp.isfinite(largest) & ~repeat
-        better = finite & (largest < state.smallest)
-        progress = finite & (largest < 0.9 * state.mark)
+        reach = largest(following.y, following.nu)
+        finite = jnp.isfinite(reach) & jnp.isfinite(residual) & ~repeat
+        better = finite & (residual < state.smallest)
+        progress = finite & (residual < 0.9 * state.mark)
         # Where there is no solution the residual stops falling, or the iterates grow.
-        far = jnp.maximum(jnp.max(jnp.abs(following.y)), jnp.max(jnp.abs(following.nu))) > _FAR
-        suspect, rays = (~progress | far) & ~repeat, (following.y, d.y)
+        suspect, rays = (~progress | (reach > _FAR)) & ~repeat, jnp.stack([following.y, d.y])
         proofs = jax.lax.cond(in_any(suspect), lambda: proves(following.nu, rays), lambda: jnp.zeros(3, bool))
-        infeasible, *descents = proofs & suspect
+        *descents, infeasible = proofs & suspect
         claim = jnp.where(infeasible, Status.PRIMAL_INFEASIBLE, Status.MAX_ITERATIONS)
         # A proof that there is no solution is kept as the last iterate.
         proof = following
@@ -330,10 +326,11 @@ def _iterate(
         since = jnp.where(progress, 0, jnp.where(finite, state.since + 1, _PATIENCE))
         following_state = _State(
             tree_where(finite, proof, p),
+            jnp.where(finite, gap(following), mu),
             tree_where(better, found, state.best),
-            jnp.where(better, largest, state.smallest),
+            jnp.where(better, residual, state.smallest),
             state.due,
-            jnp.where(progress, largest, state.mark),
+            jnp.where(progress, residual, state.mark),
             jnp.where(repeat, state.since, since),
             claim.astype(jnp.int32),
             repeat | state.firm,
@@ -353,7 +350,7 @@ def _iterate(
         nu = jnp.ravel(equality.product(p.y) - target)
         size = 1e-3 + jnp.max(jnp.abs(equality.adjoint(nu.reshape(target.shape))), initial=0)
         now = p._replace(nu=nu, z=jnp.where(has, size, 0.0))
-        start = state._replace(now=now, since=jnp.zeros_like(state.since), elastic=state.elastic | begins)
+        start = state._replace(now=now, mu=gap(now), since=jnp.zeros_like(state.since), elastic=state.elastic | begins)
         return tree_where(begins, start, state)
 
     def with_exact(state: _State) -> _State:
@@ -362,14 +359,14 @@ def _iterate(
         due = last | (state.smallest <= state.due)
         now = state.best, state.smallest
         best, smallest = jax.lax.cond(in_any(due), lambda: tree_where(due, exact(*now, last), now), lambda: now)
-        again = jnp.where(due, _RETRY * state.smallest, state.due)
+        again = jnp.where(due, jnp.where(state.smallest > _NEARLY, _NEARLY, _RETRY * state.smallest), state.due)
         return state._replace(best=best, smallest=smallest, due=again)
 
     # Where the slope is a logarithm a coordinate may have far to go to its tiny value.
     exhausted = eps * eps if quadratic else float(jnp.finfo(dtype).tiny) ** 0.5
 
     def stuck(state: _State) -> jax.Array:
-        return (state.since >= _PATIENCE) | (has_bounds & (gap(state.now) <= exhausted))
+        return (state.since >= _PATIENCE) | (has_bounds & (state.mu <= exhausted))
 
     def unfinished(state: _State) -> jax.Array:
         # Past the tolerance a few more iterations are cheap, and tell active bounds from free ones cleanly.
@@ -382,8 +379,10 @@ def _iterate(
     none = jnp.zeros((), jnp.int32)
     claim = jnp.where(convex, Status.MAX_ITERATIONS, Status.INVALID).astype(jnp.int32)
     never = jnp.zeros((), bool)
-    due = jnp.asarray(_NEARLY if is_mendable(problem) else _IDENTIFIED, dtype)
-    start = _State(first, best, smallest, due, jnp.full_like(smallest, jnp.inf), none, claim, never, never, none)
+    due = jnp.asarray(_EARLY if is_mendable(problem) else _IDENTIFIED, dtype)
+    start = _State(
+        first, gap(first), best, smallest, due, jnp.full_like(smallest, jnp.inf), none, claim, never, never, none
+    )
     told(start)
 
     def until_stuck(state: _State) -> _State:

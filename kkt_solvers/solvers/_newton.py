@@ -17,7 +17,7 @@ from kkt_solvers import _lapack as lapack
 from kkt_solvers import _sparse
 from kkt_solvers._arrays import dense
 from kkt_solvers._cholesky import cholesky, coupling
-from kkt_solvers._linear import SparseKKT, choose, dense_hessian, diagonal_curvature, unit_scale
+from kkt_solvers._linear import Pair, SparseKKT, choose, dense_hessian, diagonal_curvature, refined_to, unit_scale
 from kkt_solvers._objectives import LowRank, Quadratic, Separable
 from kkt_solvers._problem import FlatProblem
 
@@ -55,8 +55,9 @@ def is_convex(problem: FlatProblem, y: jax.Array) -> jax.Array:
     if is_sparse(problem):
         return jnp.ones((), bool)
     H = dense_hessian(problem, y)
-    factor = cholesky(H, unit_scale(H), jnp.full_like(y, reg), coupling(H))
-    return _finite(factor.pivots()) | ~jnp.all(jnp.isfinite(H))
+    scale = unit_scale(H)
+    finite = jnp.min(scale, initial=1.0) > 0
+    return cholesky(H, scale, jnp.full_like(y, reg), coupling(H)).is_definite() | ~finite
 
 
 def factorised(
@@ -70,10 +71,6 @@ def factorised(
     if is_sparse(problem):
         return _sparse_system(problem, D, moves, elastic), jnp.ones((), bool)
     return _dense_system(problem, y, D, moves, firm, elastic)
-
-
-def _finite(pivots: jax.Array) -> jax.Array:
-    return jnp.all(jnp.isfinite(pivots))
 
 
 def _sparse_system(problem: FlatProblem, D: jax.Array, moves: jax.Array, elastic: jax.Array) -> Solve:
@@ -119,7 +116,7 @@ def _inverse(
             v = v / d
             return v - lapack.cho_solve(core, (v @ V).T).T @ V.T / d
 
-        return _Inverse(_same, invert, _same, lambda v: d * v + V @ (v @ V), _finite(jnp.diag(core)))
+        return _Inverse(_same, invert, _same, lambda v: d * v + V @ (v @ V), jnp.all(jnp.isfinite(core[-1:, -1:])))
     if isinstance(objective, Separable) or (isinstance(objective, Quadratic) and (P is None or P.ndim == 1)):
         h = curved * diagonal_curvature(problem, y) + D
         factor = cholesky(h, jnp.ones_like(h), jnp.zeros_like(h))
@@ -131,7 +128,7 @@ def _inverse(
     def product(v: jax.Array) -> jax.Array:
         return curved * (H @ (curved * v)) + D * v
 
-    return _Inverse(factor.whiten, _same, factor.unwhiten, product, _finite(factor.pivots()))
+    return _Inverse(factor.whiten, _same, factor.unwhiten, product, factor.is_definite())
 
 
 def _same(v: jax.Array) -> jax.Array:
@@ -143,7 +140,6 @@ def _dense_system(
 ) -> tuple[Solve, jax.Array]:
     A = dense(problem.equality.rows(y.size)) * moves
     reg, eps, precise = regularisation(y.dtype), float(jnp.finfo(y.dtype).eps), _is_precise(y.dtype)
-    refinements = 2 if precise else 4  # digits are few in float32
     # A free coordinate of a linear program has nothing but the proximal term: were that tiny, its part of S would
     # drown the others.
     D = jnp.where(D > 0, D + _LEAST * reg, reg if precise else eps**0.4)
@@ -157,32 +153,18 @@ def _dense_system(
     e = jax.lax.rsqrt(pivots + delta)
     factor = cholesky(S, e, delta * e * e)
 
-    def once(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def once(right: Pair) -> Pair:
+        r, s = right
         w = inverse.whiten(r)
         dnu = e * factor.unwhiten(factor.whiten(e * (V @ inverse.middle(w) - s)))
         return inverse.unwhiten(inverse.middle(w - dnu @ V)), dnu
 
-    def solve(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def size(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
-            return jnp.max(jnp.abs(jnp.concatenate(pair)), initial=0)
+    def product(x: Pair) -> Pair:
+        dy, dnu = x
+        return inverse.product(dy) + dnu @ A, A @ dy - delta * dnu
 
-        def rest(x: Any) -> tuple[jax.Array, jax.Array]:
-            dy, dnu = x
-            return r - inverse.product(dy) - dnu @ A, s - A @ dy + delta * dnu
+    def solve(r: jax.Array, s: jax.Array) -> Pair:
+        accuracy, most = (1e2 * eps, 3) if precise else (4 * eps, 5)  # digits are few in float32
+        return refined_to(accuracy, once, product, (moves * r, s), most)
 
-        def again(state: Any) -> Any:
-            x, left, count = state
-            x = jax.tree.map(jnp.add, x, once(*left))
-            return x, rest(x), count + 1
-
-        def rough(state: Any) -> jax.Array:
-            _, left, count = state
-            return (count == 0) | ((size(left) > small) & (count <= refinements))
-
-        r = moves * r
-        small = (1e2 if precise else 4) * eps * size((r, s))
-        # The first solve is a round like the others: so it is compiled once.
-        none = jax.tree.map(jnp.zeros_like, (r, s))
-        return jax.lax.while_loop(rough, again, (none, (r, s), jnp.zeros((), jnp.int32)))[0]
-
-    return solve, inverse.good & _finite(factor.pivots())
+    return solve, inverse.good & factor.is_definite()

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers._arrays import tree_where
+from kkt_solvers._batches import in_any
 from kkt_solvers._conditions import bound_multipliers, held_by, residuals, with_a_row, without_the_row
-from kkt_solvers._linear import DenseKKT, MatrixFreeKKT, RegularisedKKT, choose
+from kkt_solvers._linear import DenseKKT, MatrixFreeKKT, Pair, RegularisedKKT, choose
 from kkt_solvers._objectives import Quadratic, hessian_product
 from kkt_solvers._problem import FlatProblem
 from kkt_solvers._solution import Dual
@@ -34,14 +35,23 @@ def polished(
     fixed, rounds = lower == upper, _ROUNDS if is_mendable(problem) else 1
     exact = min(float(jnp.finfo(y.dtype).eps) ** 0.75, _EXACT)
 
+    def quick_or_pivoted(pivot: jax.Array, start: jax.Array, mask: jax.Array, right: Pair) -> Pair:
+        def solved(pivot: bool) -> Pair:
+            return RegularisedKKT(pivot).solve(problem, start, mask, right)
+
+        quick = jax.lax.cond(in_any(~pivot), lambda: solved(False), lambda: right)
+        return jax.lax.cond(in_any(pivot), lambda: tree_where(pivot, solved(True), quick), lambda: quick)
+
     def again(state: _Polish) -> _Polish:
         below, above = state.active
         start, _ = off_steep_bounds(problem, jnp.where(below, lower, jnp.where(above, upper, y)))
         mask = (~(below | above)).astype(y.dtype)
         gradient = objective.gradient(start) + problem.equality.adjoint(state.nu)
         right = -gradient, problem.equality.target - problem.equality.product(start)
-        this = RegularisedKKT(state.pivot) if isinstance(system, DenseKKT) else system
-        dy, dnu = this.solve(problem, start, mask, right)
+        if isinstance(system, DenseKKT):
+            dy, dnu = quick_or_pivoted(state.pivot, start, mask, right)
+        else:
+            dy, dnu = system.solve(problem, start, mask, right)
         dy, nu = mask * dy, state.nu + dnu
         candidate, _ = off_steep_bounds(problem, jnp.clip(start + dy, lower, upper))
         new = candidate, Dual(nu, *bound_multipliers(problem, candidate, nu))
@@ -57,7 +67,7 @@ def polished(
         return _Polish(active, nu, best, smallest, wrong, state.taken + 1, pivot, mend | pivot)
 
     below, above = held_by(problem, y, dual.equality, dual.lower, dual.upper)
-    few, true = jnp.asarray(max(y.size // 10, 4)), jnp.ones((), bool)
+    few, true = jnp.asarray(max(y.size // 5, 4)), jnp.ones((), bool)
     first = _Polish(
         (below | fixed, above & ~fixed), dual.equality, (y, dual), smallest, few, jnp.ones_like(few), ~true, true
     )

@@ -26,9 +26,8 @@ def preconditioned(problem: FlatProblem, init: jax.Array) -> tuple[FlatProblem, 
 
     def ruiz(_: int, scales: Any) -> Any:
         d, e = scales
-        scaled = scaled_matrix(e, A, d)
-        columns = jnp.maximum(largest_entries(scaled, 0), column_sizes(P, d))
-        return d * _inverse_root(columns), e * _inverse_root(largest_entries(scaled, 1))
+        columns = jnp.maximum(d * largest_entries(A, 0, e), column_sizes(P, d))
+        return d * _inverse_root(columns), e * _inverse_root(e * largest_entries(A, 1, d))
 
     if not operator:
         d, e = jax.lax.fori_loop(0, _ROUNDS, ruiz, (d, e))
