@@ -11,7 +11,7 @@ Nothing here knows which solver found the point.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -172,11 +172,25 @@ def without_the_row(problem: FlatProblem, dual: Dual) -> Dual:
 
 
 # -------------------------------------------------------------------------------------------- residuals
+_LONG = 1024
+
+
+def _together(reduction: Callable[..., jax.Array], rows: Sequence[jax.Array]) -> jax.Array:
+    """The reduction of each row. One for all: each costs a CPU a few microseconds, compiled into a program also if it
+    is not run. Of long rows one by one, without an array of all."""
+    if rows[0].size > _LONG:
+        return jnp.stack([reduction(row, axis=0) for row in rows])
+    return reduction(jnp.stack(rows), axis=1)
+
+
 def _norms(*groups: Sequence[jax.Array]) -> jax.Array:
-    """The largest absolute entry in each group of vectors of one length. It is one reduction: each costs a CPU a few
-    microseconds, where it is compiled into a program also if it is not run."""
+    """The largest absolute entry in each group of vectors of one length."""
     rows = [functools.reduce(jnp.maximum, [jnp.abs(jnp.ravel(v)) for v in group]) for group in groups]
-    return jnp.max(jnp.stack(rows), axis=1, initial=0)
+    return _together(functools.partial(jnp.max, initial=0), rows)
+
+
+def _sums(*rows: jax.Array) -> jax.Array:
+    return _together(jnp.sum, rows)
 
 
 def _violation(amount: jax.Array, bound: jax.Array) -> jax.Array:
@@ -238,7 +252,7 @@ def residuals(problem: FlatProblem, y: jax.Array, dual: Dual) -> Residuals:
     value = objective(y)
     size = 1 + jnp.abs(jnp.where(jnp.isfinite(value), value, 0))
     # The gap is the same number as in `Residuals`, in a form that does not cancel.
-    complementarity, gap = jnp.sum(jnp.stack([jnp.abs(lower) + jnp.abs(upper), rest * y + lower + upper]), axis=1)
+    complementarity, gap = _sums(jnp.abs(lower) + jnp.abs(upper), rest * y + lower + upper)
     gap = jnp.zeros_like(gap) if isinstance(objective, Separable) else gap - jnp.vdot(dual.equality, infeasibility)
     return Residuals(
         stationarity / (1 + scale),
@@ -280,8 +294,8 @@ def certificate_of_infeasibility(problem: FlatProblem, nu: jax.Array) -> jax.Arr
     bound = jnp.where(w > 0, box.lower, box.upper)
     terms = jnp.where(jnp.isfinite(bound) & (w != 0), w * jnp.where(jnp.isfinite(bound), bound, 0), 0.0)
     left = jnp.where(jnp.isfinite(bound), 0.0, jnp.abs(w))
-    total, size, left = jnp.sum(jnp.stack([terms, jnp.abs(terms), left]), axis=1)
-    of_target, size_of_target = jnp.sum(jnp.stack([target * nu, jnp.abs(target * nu)]), axis=1)
+    total, size, left = _sums(terms, jnp.abs(terms), left)
+    of_target, size_of_target = _sums(target * nu, jnp.abs(target * nu))
     value, scale = total - of_target, size + size_of_target
     possible = jnp.all(jnp.isfinite(bound) | _vanishes(problem, nu, w))
     rows = row_sizes(problem)
@@ -324,7 +338,7 @@ def ray_of_descent(problem: FlatProblem, ray: jax.Array) -> jax.Array:
     d = in_box_directions(problem, ray)
     off, terms = _norms((equality.product(d),), (_terms(equality, d),))
     bend, curvature = _norms((objective.hessian_product(d),), (objective.diagonal(),))
-    slope, size = jnp.sum(jnp.stack([objective.q * d, jnp.abs(objective.q * d)]), axis=1)
+    slope, size = _sums(objective.q * d, jnp.abs(objective.q * d))
     # The last is false where an entry of d is not a finite number.
     return (off <= tol * (1e-30 + terms)) & (bend <= tol * curvature) & (slope < -tol * size)
 
