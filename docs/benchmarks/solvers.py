@@ -3,7 +3,9 @@
 Run it, on an idle machine, with
 
     pip install piqp proxsuite qpax clarabel
-    OPENBLAS_NUM_THREADS=1 python docs/benchmarks/solvers.py
+    OPENBLAS_NUM_THREADS=1 taskset -c 0 python docs/benchmarks/solvers.py
+
+on one core for all: XLA else hands parts of a solve from thread to thread, which at n = 100 takes a third of the time.
 
 Each problem `min y'Py/2 + q'y  s.t.  A y = b, l <= y <= u` comes in float64, compiled; a time is a median of runs that
 alternate. `gradient` is that of `w'y` in `q`, forward pass included; its error is measured against the KKT system of

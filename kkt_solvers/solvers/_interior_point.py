@@ -61,7 +61,7 @@ class InteriorPoint(Solver):
     relaxed conditions, inside the domain of the objective. A Cholesky factorisation of `H + D` and one of the Schur
     complement `A (H + D)^{-1} A'` in every iteration, both regularised as a proximal point method, so that dependent
     rows and flat objectives do no harm. A diagonal or low-rank `H` costs only the latter; of a dense one only the rows
-    count that have entries beside the diagonal. From a residual of 1e-2 on the active set is solved for exactly, mended
+    count that have entries beside the diagonal. From a residual of 1e-1 on the active set is solved for exactly, mended
     where that shows a few coordinates to be wrong, and the result kept if it is better: this spares the last
     iterations, and multipliers of free coordinates are zero. A quadratic program on which the method gets stuck is
     searched for a proof that it is infeasible: the distance of the box from the equality.
