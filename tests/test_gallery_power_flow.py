@@ -9,9 +9,8 @@ import scipy.optimize
 
 from kkt_solvers.problems import EconomicDispatch, Network, OptimalPowerFlow, economic_dispatch, optimal_power_flow
 
-# With a complementarity of 1e-10 it fails now and then, by the last digits of its data.
 _OPTIONS = pypower.ppoption(
-    VERBOSE=0, OUT_ALL=0, PDIPM_FEASTOL=1e-10, PDIPM_GRADTOL=1e-8, PDIPM_COMPTOL=1e-9, PDIPM_COSTTOL=1e-12
+    VERBOSE=0, OUT_ALL=0, PDIPM_FEASTOL=1e-10, PDIPM_GRADTOL=1e-8, PDIPM_COMPTOL=1e-10, PDIPM_COSTTOL=1e-12
 )
 
 
@@ -76,7 +75,8 @@ def tightened(case):
     network, demand = Network.from_case(case)
     flow = np.abs(optimal_power_flow(network, demand).flow)
     busiest = np.argsort(-flow)[:6]
-    case["branch"][busiest, 5] = np.linspace(0.86, 0.94, 6) * flow[busiest]
+    # Rounded: with some limits the reference does not converge, and that is not to hang on our last digits.
+    case["branch"][busiest, 5] = np.round(np.linspace(0.86, 0.94, 6) * flow[busiest], 2)
     return case
 
 
