@@ -176,8 +176,8 @@ _LONG = 1024
 
 
 def _together(reduction: Callable[..., jax.Array], rows: Sequence[jax.Array]) -> jax.Array:
-    """The reduction of each row. One for all: each costs a CPU a few microseconds, compiled into a program also if it
-    is not run. Of long rows one by one, without an array of all."""
+    """The reduction of each row. One for all: each costs a CPU about a microsecond a call, most of it also where it is
+    compiled in and not run. Of long rows one by one, without an array of all."""
     if rows[0].size > _LONG:
         return jnp.stack([reduction(row, axis=0) for row in rows])
     return reduction(jnp.stack(rows), axis=1)

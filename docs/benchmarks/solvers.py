@@ -5,7 +5,7 @@ Run it, on an idle machine, with
     pip install piqp proxsuite qpax clarabel
     OPENBLAS_NUM_THREADS=1 taskset -c 0 python docs/benchmarks/solvers.py
 
-on one core for all: XLA else hands parts of a solve from thread to thread, which at n = 100 takes a third of the time.
+on one core for all: on two XLA hands parts of a solve from thread to thread, which at n = 100 makes it a third slower.
 
 Each problem `min y'Py/2 + q'y  s.t.  A y = b, l <= y <= u` comes in float64, compiled; a time is a median of runs that
 alternate. `gradient` is that of `w'y` in `q`, forward pass included; its error is measured against the KKT system of

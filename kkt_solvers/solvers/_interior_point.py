@@ -176,7 +176,7 @@ def _start_inside(problem: FlatProblem, init: jax.Array, has: jax.Array) -> Iter
     y = jnp.where(has[0] & ~(init - lower > 1e-2 * gap), lower + gap, init)
     y = jnp.where(has[1] & ~(upper - y > 1e-2 * gap), upper - gap, y)
     y = jnp.where(lower == upper, lower, y)
-    slope = jnp.max(jnp.abs(problem.objective.gradient(y)), initial=0)
+    slope = largest(problem.objective.gradient(y))
     size = jnp.where(jnp.isfinite(slope), jnp.clip(slope, 1e-3, 1e8), 1.0)
     slack = jnp.where(has, _distances(problem.box, y), 1.0)
     z = jnp.where(has, size / jnp.maximum(slack, 0.1), 0.0)
@@ -348,7 +348,7 @@ def _iterate(
         begins = stuck(state) & unanswered & ~state.elastic
         p = _start_inside(problem, state.now.y, has)
         nu = jnp.ravel(equality.product(p.y) - target)
-        size = 1e-3 + jnp.max(jnp.abs(equality.adjoint(nu.reshape(target.shape))), initial=0)
+        size = 1e-3 + largest(equality.adjoint(nu.reshape(target.shape)))
         now = p._replace(nu=nu, z=jnp.where(has, size, 0.0))
         start = state._replace(now=now, mu=gap(now), since=jnp.zeros_like(state.since), elastic=state.elastic | begins)
         return tree_where(begins, start, state)
