@@ -14,6 +14,10 @@ from jax.experimental.sparse import BCOO
 # What may stand where a matrix is expected.
 Matrix = jax.Array | BCOO
 
+# A decorator. Unless told otherwise a GPU rounds the factors of a product of float32 matrices to eleven bits: with that
+# no residual gets below 1e-4. What JAX calls later needs a decorator of its own: rules of derivatives and of batches.
+full_precision = jax.default_matmul_precision("highest")
+
 
 def is_concrete(tree: Any) -> bool:
     """Whether every leaf can be looked at: no tracers."""

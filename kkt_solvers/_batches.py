@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kkt_solvers._arrays import full_precision
+
 
 @jax.custom_batching.custom_vmap
 def in_any(flag: jax.Array) -> jax.Array:
@@ -30,6 +32,8 @@ def one_by_one(function: Callable[..., Any], *, by_first: bool = False) -> Calla
     branch only. A batched LAPACK call, however, spreads over the threads of XLA's pool and waits, in a thread of that
     pool: two of them on two cores may wait for each other for ever (jax 0.10.2).
     """
+
+    function = full_precision(function)
 
     @jax.custom_batching.custom_vmap
     def call(*args: Any) -> Any:

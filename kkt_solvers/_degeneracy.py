@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from kkt_solvers import _lapack as lapack
-from kkt_solvers._arrays import dense
+from kkt_solvers._arrays import dense, full_precision
 from kkt_solvers._conditions import Point, adjoint, complete_dual, relative_margins
 from kkt_solvers._derivative import active_bounds
 from kkt_solvers._elementwise import slope_of_minimiser
@@ -40,6 +40,7 @@ class Degeneracy:
     smallest_pivot: jax.Array
 
 
+@full_precision
 def degeneracy(problem: Problem, solution: Solution, *, tol: float | None = None) -> Degeneracy:
     """Diagnose a solution: is it differentiable, and how nearly is it not?
 

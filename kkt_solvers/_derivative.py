@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import block_sum, dense, spread
+from kkt_solvers._arrays import block_sum, dense, full_precision, spread
 from kkt_solvers._batches import in_any
 from kkt_solvers._conditions import (
     Point,
@@ -47,6 +47,7 @@ def attach(linear: KKTSystem | None, problem: FlatProblem, point: Point) -> Poin
 
 
 @attach.defjvp
+@full_precision
 def _attach_jvp(linear: KKTSystem | None, primals: Any, tangents: Any) -> Any:
     problem, point = primals
     point = attach(linear, problem, point)
@@ -171,6 +172,7 @@ def _lagrangian(problem: FlatProblem, point: Point) -> jax.Array:
 
 
 @optimal_value.defjvp
+@full_precision
 def _optimal_value_jvp(primals: Any, tangents: Any) -> Any:
     problem, point = primals
     # grad_y L = 0 at a solution: how the point moves does not enter.

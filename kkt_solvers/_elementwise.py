@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kkt_solvers._arrays import full_precision
 from kkt_solvers._hoist import elementwise_derivative
 from kkt_solvers._objectives import Separable, hessian_product
 
@@ -68,6 +69,7 @@ def _numeric_minimiser(objective: Separable, z: jax.Array, lower: jax.Array, upp
 
 
 @_numeric_minimiser.defjvp
+@full_precision
 def _numeric_minimiser_jvp(primals: Any, tangents: Any) -> Any:
     # phi'(psi, theta) = z where free: phi'' dpsi = dz - d_theta phi'. On a bound psi moves with the bound.
     objective, z, lower, upper = primals

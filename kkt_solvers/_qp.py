@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.sparse import BCOO
 
-from kkt_solvers._arrays import Matrix, cast, dense, float_dtype, floating, matrix
+from kkt_solvers._arrays import Matrix, cast, dense, float_dtype, floating, full_precision, matrix
 from kkt_solvers._objectives import Quadratic
 from kkt_solvers._problem import Affine, Box, Problem
 from kkt_solvers._solution import Dual, Solution
 from kkt_solvers._solve import solve
 
 
+@full_precision
 def solve_qp(
     P: Any,
     q: Any,

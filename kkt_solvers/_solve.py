@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kkt_solvers._arrays import full_precision
 from kkt_solvers._batches import in_any
 from kkt_solvers._conditions import (
     Point,
@@ -26,6 +27,7 @@ from kkt_solvers._solution import Dual, Solution, Status, is_differentiable
 from kkt_solvers.solvers import Solver, default_solver
 
 
+@full_precision
 def solve(
     problem: Problem, init: Any = None, *, solver: Any = None, linear: KKTSystem | None = None, progress: Any = False
 ) -> Solution:
@@ -86,6 +88,7 @@ def solve(
     return solution
 
 
+@full_precision
 def differentiable(
     problem: Problem,
     primal: Any,

@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental.sparse import BCOO
 
 from kkt_solvers import _lapack as lapack
-from kkt_solvers._arrays import float_dtype, floating
+from kkt_solvers._arrays import float_dtype, floating, full_precision
 from kkt_solvers._objectives import Quadratic
 from kkt_solvers._problem import Affine, Box, Problem
 from kkt_solvers._pytree import pytree
@@ -92,6 +92,7 @@ class Regulator:
             object.__setattr__(self, name, value)
 
 
+@full_precision
 def PredictiveControl(regulator: Regulator, state: Any) -> Problem:
     """The plan from a state as a `Problem` in `y = (u_0, .., u_{N-1}, x_1, .., x_N)`, sparse.
 
@@ -187,6 +188,7 @@ class ClosedLoop(NamedTuple):
     iterations: jax.Array
 
 
+@full_precision
 def receding_horizon(regulator: Regulator, state: Any, disturbance: Any) -> ClosedLoop:
     """Predictive control in closed loop: plan, apply the first input, see where that led to, plan again.
 

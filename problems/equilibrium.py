@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers import _lapack as lapack
-from kkt_solvers._arrays import dense, float_dtype, floating
+from kkt_solvers._arrays import dense, float_dtype, floating, full_precision
 from kkt_solvers._conditions import default_tolerance, residuals
 from kkt_solvers._mirror import xlogx
 from kkt_solvers._objectives import Smooth
@@ -106,6 +106,7 @@ class Equilibrium(NamedTuple):
     potentials: jax.Array
 
 
+@full_precision
 def chemical_equilibrium(gibbs: Any, formula: Any, abundance: Any, pressure: Any = 1.0) -> Equilibrium:
     """What a mixture of gases becomes when all reactions have come to rest.
 

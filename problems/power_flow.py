@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.sparse import BCOO
 
-from kkt_solvers._arrays import cast, float_dtype, floating
+from kkt_solvers._arrays import cast, float_dtype, floating, full_precision
 from kkt_solvers._objectives import Quadratic
 from kkt_solvers._problem import Affine, Box, Problem, Sum
 from kkt_solvers._solve import solve
@@ -150,6 +150,7 @@ class PowerFlow(NamedTuple):
     congestion: jax.Array
 
 
+@full_precision
 def optimal_power_flow(network: Network, demand: Any) -> PowerFlow:
     """The cheapest way to meet the demand at every bus of a network, and the prices there.
 

@@ -15,13 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.sparse import BCOO
 
-from kkt_solvers._arrays import cast, float_dtype, floating
+from kkt_solvers._arrays import cast, float_dtype, floating, full_precision
 from kkt_solvers._objectives import LowRank, Quadratic
 from kkt_solvers._problem import Affine, Box, Problem, Sum
 from kkt_solvers._solve import solve
 from kkt_solvers.problems import _checks
 
 
+@full_precision
 def BoundedLeastSquares(
     X: Any,
     y: Any,

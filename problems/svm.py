@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import cast, float_dtype, floating
+from kkt_solvers._arrays import cast, float_dtype, floating, full_precision
 from kkt_solvers._objectives import LowRank, Quadratic
 from kkt_solvers._problem import Box, Problem, Sum
 from kkt_solvers._solve import solve
@@ -29,6 +29,7 @@ class DecisionFunction(NamedTuple):
     coefficients: jax.Array
     intercept: jax.Array
 
+    @full_precision
     def __call__(self, kernel: Any) -> jax.Array:
         """The decision for each row of `kernel`, of shape `(new, old)`."""
         return kernel @ self.coefficients + self.intercept
@@ -119,6 +120,7 @@ def one_class_svm(kernel: Any, nu: Any = 0.5) -> DecisionFunction:
     return _checks.solved(solution, DecisionFunction(solution.primal, solution.dual.equality))
 
 
+@full_precision
 def rbf(X: Any, Z: Any, gamma: Any) -> jax.Array:
     """The Gaussian kernel, `exp(-gamma |x - z|^2)`, of shape `(rows of X, rows of Z)`.
 

@@ -312,3 +312,43 @@ def test_flat_coordinates_of_a_diagonal_objective(dtype, rng):
         np.testing.assert_allclose(solution.objective, P @ (y * y) / 2 + q @ y, rtol=bound, atol=bound)
     unbounded = kkt.Problem(kkt.Quadratic([1.0, 0.0], [0.0, -1.0]), box=kkt.Box(0.0, np.inf))
     assert names(kkt.solve(unbounded).status) == ["DUAL_INFEASIBLE"]
+
+
+# ------------------------------------------------------------------------------------------- on an accelerator
+def low_rank(n, rng, dtype):
+    factor, diagonal = rng.normal(size=(n, 2)).astype(dtype), np.ones(n, dtype)
+    A, b = rng.normal(size=(2, n)).astype(dtype), np.zeros(2, dtype)
+    return kkt.Problem(kkt.Quadratic(kkt.LowRank(diagonal, factor), np.ones(n, dtype)), kkt.Affine(A, b))
+
+
+def rows_apart(n, rng, dtype):
+    theta = rng.normal(size=n).astype(dtype)
+    A = rng.normal(size=(2, n)).astype(dtype)
+    objective = kkt.Separable(lambda y, c: 0.5 * y * y - c * y, theta, lambda z, c: z + c)
+    return kkt.Problem(objective, kkt.Affine(A, A @ np.full(n, 0.5, dtype)), kkt.Box(0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("problem", "solver", "linear"),
+    [
+        (quadratic, kkt.InteriorPoint(), None),
+        (quadratic, kkt.PrimalDual(), kkt.linear.MatrixFreeKKT()),
+        (quadratic, kkt.ProjectedGradient(), kkt.linear.DenseKKT()),
+        (low_rank, kkt.InteriorPoint(), None),
+        (rows_apart, kkt.DualNewton(), None),
+    ],
+)
+def test_every_product_of_matrices_is_at_full_precision(rng, problem, solver, linear):
+    # A GPU rounds the factors of float32 products to eleven bits, unless a program says otherwise. What JAX calls after
+    # `solve` has returned, for derivatives and for batches, has to say so too.
+    problem = problem(5, rng, np.float32)
+
+    @jax.jit
+    def value(scale):
+        scaled = jax.tree.map(lambda leaf: leaf * scale if jnp.ndim(leaf) else leaf, problem)
+        solution = kkt.solve(scaled, solver=solver, linear=linear)
+        return jnp.sum(solution.primal) + solution.objective
+
+    program = str(jax.make_jaxpr(jax.vmap(jax.value_and_grad(value)))(jnp.ones(3)))
+    products = program.count("dot_general[")
+    assert products == program.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") > 3
