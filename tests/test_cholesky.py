@@ -64,6 +64,7 @@ def test_indefinite_is_told():
         assert not np.all(np.isfinite(applied(H, SCALE, SHIFT - 20, RIGHT)[2]))
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere every row is factorised")
 def test_only_free_rows_are_coupled():
     H, free = coupled(N), np.arange(N) < 5
     assert coupling(jnp.asarray(H)).size == 2

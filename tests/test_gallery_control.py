@@ -31,7 +31,7 @@ def by_clarabel(state, first_only=True):
     n, m = 2, 1
     terminal = scipy.linalg.solve_discrete_are(_A, _B, _Q, _R)
     x, u = n * (_N + 1), m * _N
-    P = sp.block_diag([_Q] * _N + [terminal] + [_R] * _N, format="csc")
+    P = sp.block_diag([sp.csc_matrix(part) for part in [_Q] * _N + [terminal] + [_R] * _N])
     shift = sp.kron(sp.eye(_N, _N + 1, 1), np.eye(n)) - sp.kron(sp.eye(_N, _N + 1), _A)
     dynamics = sp.hstack([shift, -sp.kron(sp.eye(_N), _B)])
     start = sp.hstack([sp.eye(n, x), sp.csc_matrix((n, u))])

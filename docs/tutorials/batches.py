@@ -94,4 +94,8 @@ plt.show()
 # The same program runs on a GPU: install JAX for it, and arrays are there by default. On a CPU the rows of a batch
 # are solved one after the other, each with as many iterations as it needs. On a GPU they run in step, until the last
 # is done; so batch rows of like difficulty. Sparse factorisations and ``kkt.Scipy`` stay on the host.
+#
+# A GPU multiplies float32 matrices with eleven bits of their factors unless told otherwise, too few for any solver.
+# What runs inside this library, your functions in a problem too, is told so. Matrices that you multiply before are not:
+# see ``jax.default_matmul_precision``.
 print("devices:", jax.devices()[0].platform)
