@@ -137,6 +137,11 @@ def largest(*arrays: jax.Array) -> jax.Array:
     return jnp.max(jnp.abs(jnp.concatenate([jnp.ravel(array) for array in arrays])), initial=0)
 
 
+def inverse_root(size: jax.Array) -> jax.Array:
+    """`1 / sqrt(size)`, and one where that is zero: the scale to unit size."""
+    return jax.lax.rsqrt(jnp.where(size > 0, size, 1.0))
+
+
 def _block_sum(x: jax.Array, row_sums: Callable[[jax.Array], jax.Array]) -> jax.Array:
     if x.size <= 8 * _BLOCK:
         return row_sums(x)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import block_sum
+from kkt_solvers._arrays import block_sum, largest
 from kkt_solvers._elementwise import minimise_elementwise, slope_of_minimiser
 from kkt_solvers._objectives import Quadratic, Separable
 from kkt_solvers._problem import FlatProblem, Sum
@@ -62,7 +62,7 @@ class DualBisection(Solver):
 
 def _claim(y: jax.Array, claim: jax.Array) -> jax.Array:
     """A flat coordinate without a bound goes as far as its curvature of rounding lets it: then `y` is a ray."""
-    far = jnp.max(jnp.abs(y), initial=0) * float(jnp.finfo(y.dtype).eps) ** 0.75 > 1
+    far = largest(y) * float(jnp.finfo(y.dtype).eps) ** 0.75 > 1
     return jnp.where(far & (claim == Status.SOLVED), Status.DUAL_INFEASIBLE, claim)
 
 
@@ -172,7 +172,7 @@ def _shared(
     """`y`, or the point between the minimisers just below and just above `s` that meets the equality: where flat
     coordinates jump from bound to bound at the root, they share what is missing."""
     _, slopes = objective.theta
-    size = jnp.max(jnp.abs(slopes), initial=0) / jnp.max(jnp.abs(weights), initial=jnp.finfo(s.dtype).tiny)
+    size = largest(slopes) / jnp.max(jnp.abs(weights), initial=jnp.finfo(s.dtype).tiny)
     step = 32 * jnp.finfo(s.dtype).eps * jnp.maximum(jnp.abs(s), size)
     below, above = (minimise_elementwise(objective, weights * (s + d), lower, upper) for d in (-step, step))
     low, high = block_sum(weights * below), block_sum(weights * above)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers import _lapack as lapack
-from kkt_solvers._arrays import dense, tree_where
+from kkt_solvers._arrays import dense, largest, tree_where
 from kkt_solvers._conditions import certificate_of_infeasibility, default_tolerance, row_sizes
 from kkt_solvers._elementwise import minimise_elementwise, slope_of_minimiser
 from kkt_solvers._flatten import middle_of_box
@@ -112,14 +112,13 @@ def dual_newton(
 
     def absolute(point: _Point) -> jax.Array:
         rest, terms = point.slope / scale, (sizes @ jnp.abs(point.y)) / scale
-        largest = jnp.maximum(jnp.max(terms), jnp.max(jnp.abs(target / scale)))
-        return jnp.max(jnp.abs(rest)) / (1 + largest)
+        return largest(rest) / (1 + largest(terms, target / scale))
 
     def step(state: _State) -> _State:
         now = state.now
         D = slope_of_minimiser(objective, now.z, *_capped(problem, state.cap))
         H = schur(A, jnp.where(jnp.isfinite(D), jnp.maximum(D, 0), 0))
-        level = jnp.max(jnp.abs(now.slope))
+        level = largest(now.slope)
         d = -_solve(H, state.damping * level, now.slope)
         fall = -jnp.vdot(now.slope, d)
         enough = jnp.where(jnp.isfinite(state.mark), 0.5 * state.mark, 0.0)
@@ -129,13 +128,13 @@ def dual_newton(
             length >= 1, 0.1, jnp.where(length >= 0.2, 1.0, jnp.where(moved, 4.0, 100.0))
         )
 
-        far = jnp.max(jnp.abs(following.s - now.s)) > rounding * jnp.max(jnp.abs(now.s))
+        far = largest(following.s - now.s) > rounding * largest(now.s)
         new = residual(following)
         better, halved = new < state.smallest, (new <= 0.5 * state.mark) & jnp.isfinite(new)
         infeasible, ray = state.infeasible, state.ray
         for candidate in (following.s, d, -following.slope):
             nu = -candidate * scale
-            nu = nu / jnp.maximum(jnp.max(jnp.abs(nu)), jnp.finfo(dtype).tiny)
+            nu = nu / jnp.maximum(largest(nu), jnp.finfo(dtype).tiny)
             proof = certificate_of_infeasibility(problem, nu.reshape(equality.target.shape))
             ray = jnp.where(proof & ~infeasible, nu, ray)
             infeasible = infeasible | proof
@@ -167,10 +166,10 @@ def dual_newton(
         )
 
     # Where every start overflows, infinite bounds stand at a finite cap for a while.
-    infinite, reach = jnp.asarray(jnp.inf, dtype), 1 + jnp.max(jnp.abs(target))
+    infinite, reach = jnp.asarray(jnp.inf, dtype), 1 + largest(target)
     given = None if nu is None else -jnp.ravel(nu) / scale
-    s = _start(objective, problem, A, given, lambda s: _largest(at(s, infinite).slope))
-    tame = _largest(at(s, infinite).slope) <= _TAME * reach
+    s = _start(objective, problem, A, given, lambda s: _largest_or_infinite(at(s, infinite).slope))
+    tame = _largest_or_infinite(at(s, infinite).slope) <= _TAME * reach
     cap = jnp.where(tame, infinite, 1e3 * reach)
     first = at(s, cap)
     smallest = residual(first)
@@ -186,8 +185,8 @@ def dual_newton(
     return final.best.y, jnp.where(final.infeasible, final.ray, -final.best.s * scale), final.iterations, claim
 
 
-def _largest(slope: jax.Array) -> jax.Array:
-    return jnp.where(jnp.all(jnp.isfinite(slope)), jnp.max(jnp.abs(slope)), jnp.inf)
+def _largest_or_infinite(slope: jax.Array) -> jax.Array:
+    return jnp.where(jnp.all(jnp.isfinite(slope)), largest(slope), jnp.inf)
 
 
 def _capped(problem: FlatProblem, cap: jax.Array) -> tuple[jax.Array, jax.Array]:

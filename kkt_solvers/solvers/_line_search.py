@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from kkt_solvers._arrays import largest
 from kkt_solvers._problem import Box, FlatProblem
 
 TO_BOUNDARY = 0.99  # the part of the way to the nearest bound that a step may go, at least
@@ -72,7 +73,7 @@ def backtracked(
         return _moved(problem.box, has, p, d, size, curved)
 
     before, whole = merit(p), jnp.ones((), dtype)
-    floor = 10 * eps * (1 + jnp.max(jnp.abs(target), initial=0))  # below it the merit is rounding
+    floor = 10 * eps * (1 + largest(target))  # below it the merit is rounding
     curved = merit(moved(whole, jnp.ones((), bool))) < merit(moved(whole, jnp.zeros((), bool)))
 
     def too_long(state: Any) -> jax.Array:

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import entry_sums, largest_entries, scaled_matrix
+from kkt_solvers._arrays import entry_sums, inverse_root, largest_entries, scaled_matrix
 from kkt_solvers._objectives import Quadratic
 from kkt_solvers._problem import Affine, Box, FlatProblem, Operator
 from kkt_solvers.solvers._equilibrate import Scales, column_sizes, scaled_hessian
@@ -27,13 +27,13 @@ def preconditioned(problem: FlatProblem, init: jax.Array) -> tuple[FlatProblem, 
     def ruiz(_: int, scales: Any) -> Any:
         d, e = scales
         columns = jnp.maximum(d * largest_entries(A, 0, e), column_sizes(P, d))
-        return d * _inverse_root(columns), e * _inverse_root(e * largest_entries(A, 1, d))
+        return d * inverse_root(columns), e * inverse_root(e * largest_entries(A, 1, d))
 
     if not operator:
         d, e = jax.lax.fori_loop(0, _ROUNDS, ruiz, (d, e))
         scaled = scaled_matrix(e, A, d)
         columns = jnp.maximum(entry_sums(scaled, 0), column_sizes(P, d))
-        d, e = d * _inverse_root(columns), e * _inverse_root(entry_sums(scaled, 1))
+        d, e = d * inverse_root(columns), e * inverse_root(entry_sums(scaled, 1))
     nearest = jnp.clip(0.0, problem.box.lower, problem.box.upper)
     length = jnp.maximum(jnp.linalg.norm(e * target), jnp.linalg.norm(nearest / d))
     length = jnp.where(length > 0, length, 1.0)
@@ -48,7 +48,3 @@ def preconditioned(problem: FlatProblem, init: jax.Array) -> tuple[FlatProblem, 
         equality = Affine(scaled_matrix(e, A, d), e * target)
     box = Box(problem.box.lower / d, problem.box.upper / d)
     return FlatProblem(Quadratic(scaled_hessian(P, d, c), c * d * q), equality, box), Scales(d, e, c)
-
-
-def _inverse_root(size: jax.Array) -> jax.Array:
-    return jax.lax.rsqrt(jnp.where(size > 0, size, 1.0))

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kkt_solvers._arrays import inverse_root
 from kkt_solvers._conditions import default_tolerance
 from kkt_solvers._flatten import middle_of_box
 from kkt_solvers._linear import diagonal_curvature
@@ -61,7 +62,7 @@ class ProjectedGradient(Solver):
             # f is shifted and scaled so that its rounding errors are of the size the line search allows for.
             size = 1 + jnp.abs(value)
             curvature = diagonal_curvature(problem, y) / size
-            c = jax.lax.rsqrt(jnp.where(curvature > 0, curvature, 1.0))
+            c = inverse_root(curvature)
             u, steps = projected_gradient(
                 _scaled_objective,
                 _scaled_projection,
