@@ -112,6 +112,43 @@ def refined_to(accuracy: float, inverse: Inverse, product: Inverse, right: Pair,
     return jax.lax.while_loop(unfinished, again, start)[0]
 
 
+def with_smallest_residual(
+    accuracy: float, inverse: Inverse, product: Inverse, right: Pair, weights: Pair, most: int
+) -> Pair:
+    """Refinement whose steps are combined so that what is left of `right` is smallest, in the weighted sum of squares:
+    generalised conjugate residuals. Where `inverse` is far off in a few directions, each takes about one step."""
+
+    def flat(pair: Pair) -> jax.Array:
+        return jnp.concatenate(pair)
+
+    def again(state: Any) -> Any:
+        x, rest, steps, images, now, _, count = state
+        step = flat(inverse(pair(rest / w)))
+        image = w * flat(product(pair(step)))
+        common = images @ image
+        step, image = step - common @ steps, image - common @ images
+        size = jnp.maximum(jnp.linalg.norm(image), jnp.finfo(w.dtype).tiny)
+        step, image = step / size, image / size
+        x = x + (image @ rest) * step
+        rest = b - w * flat(product(pair(x)))
+        return x, rest, steps.at[count].set(step), images.at[count].set(image), largest(rest), now, count + 1
+
+    def unfinished(state: Any) -> jax.Array:
+        *_, now, before, count = state
+        return (count == 0) | ((now > small) & (now < 0.9 * before) & (count < most))
+
+    w, n = flat(weights), right[0].size
+    b = w * flat(right)
+
+    def pair(v: jax.Array) -> Pair:
+        return v[:n], v[n:]
+
+    size, none = largest(b), jnp.zeros((most, b.size), b.dtype)
+    small = accuracy * size
+    start = jnp.zeros_like(b), b, none, none, size, jnp.full_like(size, jnp.inf), jnp.zeros((), jnp.int32)
+    return pair(jax.lax.while_loop(unfinished, again, start)[0])
+
+
 def solve_semidefinite(K: jax.Array, r: jax.Array) -> jax.Array:
     """`K x = r` for a small symmetric positive semidefinite `K`; differentiable, any order."""
     if len(K) == 0:

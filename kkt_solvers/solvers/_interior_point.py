@@ -24,7 +24,7 @@ from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._equilibrate import Scales, equilibrated
 from kkt_solvers.solvers._line_search import TO_BOUNDARY, Iterate, backtracked
-from kkt_solvers.solvers._newton import factorised, is_convex, is_sparse
+from kkt_solvers.solvers._newton import factorised, is_convex, is_precise, is_sparse
 from kkt_solvers.solvers._polish import is_mendable, off_steep_bounds, polished
 
 _SHORT = 0.8  # steps below it are corrected, up to so many times
@@ -47,6 +47,7 @@ class _State(NamedTuple):
     since: jax.Array
     claim: jax.Array
     firm: jax.Array  # whether a matrix of it was not definite without more regularisation
+    held: jax.Array | None  # whether free coordinates are held by more; `None` where they never are
     elastic: jax.Array  # whether it looks for the point nearest to the equality
     iterations: jax.Array
 
@@ -221,6 +222,7 @@ def _iterate(
     moves = (~fixed).astype(dtype)
     has = jnp.stack([lower > -_INFINITE, upper < _INFINITE]) & ~fixed
     bounds = jnp.sum(has)
+    has_free = jnp.any((moves > 0) & ~has[0] & ~has[1])
     has_bounds, count = bounds > 0, jnp.maximum(bounds, 1).astype(dtype)
     target = equality.target
 
@@ -289,7 +291,8 @@ def _iterate(
         p, mu = state.now, state.mu
         rd, rp = conditions(p, state.elastic)
         D = jnp.sum(p.z / p.slack, axis=0)
-        solve, definite = factorised(problem, p.y, D, moves, state.firm, state.elastic)
+        held = never if state.held is None else state.held
+        solve, definite = factorised(problem, p.y, D, moves, state.firm, state.elastic, held)
         affine = direction(p, solve, rd, rp, -p.slack * p.z)
         ap, ad = longest(p, affine)
         reached = gap(advance(p, affine, ap, ad))
@@ -334,6 +337,7 @@ def _iterate(
             jnp.where(repeat, state.since, since),
             claim.astype(jnp.int32),
             repeat | state.firm,
+            state.held,
             state.elastic,
             state.iterations + 1,
         )
@@ -344,14 +348,27 @@ def _iterate(
     def with_elastic(state: _State) -> _State:
         """Where the method is stuck the equality may be out of reach. Then the point of the box nearest to it has a
         distance `nu = A y - b` that proves it: it solves `min nu'nu / 2  s.t.  A y - nu = b`, a change of two terms."""
-        unanswered = (state.claim == Status.MAX_ITERATIONS) & (state.smallest > tol)
-        begins = stuck(state) & unanswered & ~state.elastic
+        begins = unanswered(state)
+        if state.held is not None:
+            begins &= state.held | ~has_free
         p = _start_inside(problem, state.now.y, has)
         nu = jnp.ravel(equality.product(p.y) - target)
         size = 1e-3 + largest(equality.adjoint(nu.reshape(target.shape)))
         now = p._replace(nu=nu, z=jnp.where(has, size, 0.0))
         start = state._replace(now=now, mu=gap(now), since=jnp.zeros_like(state.since), elastic=state.elastic | begins)
         return tree_where(begins, start, state)
+
+    def unanswered(state: _State) -> jax.Array:
+        return stuck(state) & (state.claim == Status.MAX_ITERATIONS) & (state.smallest > tol) & ~state.elastic
+
+    def with_hold(state: _State) -> _State:
+        """A free coordinate that costs nothing may drown what others add to the Schur complement, in float32. Where the
+        method is stuck it begins again, with such coordinates held by a larger proximal term."""
+        if state.held is None:
+            return state
+        begins = unanswered(state) & has_free & ~state.held
+        kept = {name: getattr(state, name) for name in ("best", "smallest", "due", "iterations")}
+        return tree_where(begins, start._replace(held=~never, **kept), state)
 
     def with_exact(state: _State) -> _State:
         """The active set solved for, once it should be known, and at the end."""
@@ -380,9 +397,8 @@ def _iterate(
     claim = jnp.where(convex, Status.MAX_ITERATIONS, Status.INVALID).astype(jnp.int32)
     never = jnp.zeros((), bool)
     due = jnp.asarray(_EARLY if is_mendable(problem) else _IDENTIFIED, dtype)
-    start = _State(
-        first, gap(first), best, smallest, due, jnp.full_like(smallest, jnp.inf), none, claim, never, never, none
-    )
+    mark, held = jnp.full_like(smallest, jnp.inf), None if is_precise(dtype) or is_sparse(problem) else never
+    start = _State(first, gap(first), best, smallest, due, mark, none, claim, never, held, never, none)
     told(start)
 
     def until_stuck(state: _State) -> _State:
@@ -390,4 +406,4 @@ def _iterate(
 
     if not quadratic:
         return until_stuck(start)
-    return jax.lax.while_loop(unfinished, lambda state: with_elastic(until_stuck(state)), start)
+    return jax.lax.while_loop(unfinished, lambda state: with_hold(with_elastic(until_stuck(state))), start)

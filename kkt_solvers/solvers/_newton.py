@@ -3,8 +3,8 @@
     (H + D) dy + A'dnu = r,      A dy - delta dnu = s,      dy = 0 on the coordinates that do not move
 
 with `D > 0` from the barrier. Both blocks are regularised, as in a proximal point method, by as little as rounding
-allows: the factorisations exist for dependent rows and flat objectives too. Where the system is `elastic` it has no
-`H`, and `delta` is one.
+allows: the factorisations exist for dependent rows and flat objectives too. In float32 that is so much that refinement
+takes it out again. Where the system is `elastic` it has no `H`, and `delta` is one.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,16 @@ from kkt_solvers import _lapack as lapack
 from kkt_solvers import _sparse
 from kkt_solvers._arrays import dense
 from kkt_solvers._cholesky import cholesky, coupling
-from kkt_solvers._linear import Pair, SparseKKT, choose, dense_hessian, diagonal_curvature, refined_to, unit_scale
+from kkt_solvers._linear import (
+    Pair,
+    SparseKKT,
+    choose,
+    dense_hessian,
+    diagonal_curvature,
+    refined_to,
+    unit_scale,
+    with_smallest_residual,
+)
 from kkt_solvers._objectives import LowRank, Quadratic, Separable
 from kkt_solvers._problem import FlatProblem
 
@@ -31,10 +40,10 @@ Map = Callable[[jax.Array], jax.Array]
 
 def regularisation(dtype: Any) -> float:
     """Of a problem that is equilibrated: 4e-10; in float32, where it weighs more, nearer to rounding."""
-    return float(jnp.finfo(dtype).eps) ** (0.6 if _is_precise(dtype) else 0.8)
+    return float(jnp.finfo(dtype).eps) ** (0.6 if is_precise(dtype) else 0.8)
 
 
-def _is_precise(dtype: Any) -> bool:
+def is_precise(dtype: Any) -> bool:
     return jnp.finfo(dtype).bits >= 64
 
 
@@ -61,16 +70,23 @@ def is_convex(problem: FlatProblem, y: jax.Array) -> jax.Array:
 
 
 def factorised(
-    problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array, firm: jax.Array, elastic: jax.Array
+    problem: FlatProblem,
+    y: jax.Array,
+    D: jax.Array,
+    moves: jax.Array,
+    firm: jax.Array,
+    elastic: jax.Array,
+    held: jax.Array | bool = False,
 ) -> tuple[Solve, jax.Array]:
     """`(r, s) -> (dy, dnu)`, and whether the matrix was definite, as it should be.
 
     `moves` is one on the coordinates that do and zero on the others; `firm` is whether to regularise by more than the
-    least, for a matrix that with the least was not definite.
+    least, for a matrix that with the least was not definite; `held` is whether to hold free coordinates by a larger
+    proximal term, which only matters in float32 and where the matrices are dense.
     """
     if is_sparse(problem):
         return _sparse_system(problem, D, moves, elastic), jnp.ones((), bool)
-    return _dense_system(problem, y, D, moves, firm, elastic)
+    return _dense_system(problem, y, D, moves, firm, elastic, held)
 
 
 def _sparse_system(problem: FlatProblem, D: jax.Array, moves: jax.Array, elastic: jax.Array) -> Solve:
@@ -98,6 +114,7 @@ class _Inverse(NamedTuple):
     middle: Map
     unwhiten: Map
     product: Map
+    pivots: jax.Array  # the diagonal of K
     good: jax.Array
 
 
@@ -116,11 +133,12 @@ def _inverse(
             v = v / d
             return v - lapack.cho_solve(core, (v @ V).T).T @ V.T / d
 
-        return _Inverse(_same, invert, _same, lambda v: d * v + V @ (v @ V), jnp.all(jnp.isfinite(core[-1:, -1:])))
+        good, pivots = jnp.all(jnp.isfinite(core[-1:, -1:])), d + jnp.sum(V * V, axis=1)
+        return _Inverse(_same, invert, _same, lambda v: d * v + V @ (v @ V), pivots, good)
     if isinstance(objective, Separable) or (isinstance(objective, Quadratic) and (P is None or P.ndim == 1)):
         h = curved * diagonal_curvature(problem, y) + D
         factor = cholesky(h, jnp.ones_like(h), jnp.zeros_like(h))
-        return _Inverse(factor.whiten, _same, factor.unwhiten, lambda v: h * v, jnp.ones((), bool))
+        return _Inverse(factor.whiten, _same, factor.unwhiten, lambda v: h * v, h, jnp.ones((), bool))
     H = dense_hessian(problem, y)
     D = D + (regularisation(y.dtype) + more * (jnp.diag(H) + D)) * curved
     factor = cholesky(H, curved, D, coupling(H))
@@ -128,7 +146,7 @@ def _inverse(
     def product(v: jax.Array) -> jax.Array:
         return curved * (H @ (curved * v)) + D * v
 
-    return _Inverse(factor.whiten, _same, factor.unwhiten, product, factor.is_definite())
+    return _Inverse(factor.whiten, _same, factor.unwhiten, product, curved * jnp.diag(H) + D, factor.is_definite())
 
 
 def _same(v: jax.Array) -> jax.Array:
@@ -136,13 +154,24 @@ def _same(v: jax.Array) -> jax.Array:
 
 
 def _dense_system(
-    problem: FlatProblem, y: jax.Array, D: jax.Array, moves: jax.Array, firm: jax.Array, elastic: jax.Array
+    problem: FlatProblem,
+    y: jax.Array,
+    D: jax.Array,
+    moves: jax.Array,
+    firm: jax.Array,
+    elastic: jax.Array,
+    held: jax.Array | bool,
 ) -> tuple[Solve, jax.Array]:
     A = dense(problem.equality.rows(y.size)) * moves
-    reg, eps, precise = regularisation(y.dtype), float(jnp.finfo(y.dtype).eps), _is_precise(y.dtype)
-    # A free coordinate of a linear program has nothing but the proximal term: were that tiny, its part of S would
-    # drown the others.
-    D = jnp.where(D > 0, D + _LEAST * reg, reg if precise else eps**0.4)
+    reg, eps, precise = regularisation(y.dtype), float(jnp.finfo(y.dtype).eps), is_precise(y.dtype)
+    barrier = D
+    if precise:
+        D = jnp.where(D > 0, D + _LEAST * reg, reg)
+    else:
+        # A free coordinate of a linear program has nothing but the proximal term: were that tiny, its part of S would
+        # drown the others. Refinement takes it out again.
+        D = jnp.where(D > 0, jnp.maximum(D, reg), jnp.where(held, eps**0.2, eps**0.4))
+    added = moves * (D - barrier)
     more = jnp.where(firm, 16 * eps, 0.0)
     curved = jnp.where(elastic, 0.0, moves)
     inverse = _inverse(problem, y, jnp.where(moves > 0, D, 1.0), moves, curved, more)
@@ -163,8 +192,15 @@ def _dense_system(
         dy, dnu = x
         return inverse.product(dy) + dnu @ A, A @ dy - delta * dnu
 
+    def unregularised(x: Pair) -> Pair:
+        dy, dnu = x
+        return inverse.product(dy) - added * dy + dnu @ A, A @ dy - jnp.where(elastic, dnu, 0.0)
+
     def solve(r: jax.Array, s: jax.Array) -> Pair:
-        accuracy, most = (1e2 * eps, 3) if precise else (4 * eps, 5)  # digits are few in float32
-        return refined_to(accuracy, once, product, (moves * r, s), most)
+        right = moves * r, s
+        if precise:
+            return refined_to(1e2 * eps, once, product, right, 3)
+        weights = jax.lax.rsqrt(inverse.pivots), e  # the diagonal of the system in this unit is one
+        return with_smallest_residual(4 * eps, once, unregularised, right, weights, 8)
 
     return solve, inverse.good & factor.is_definite()
