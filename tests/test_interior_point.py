@@ -433,7 +433,11 @@ def test_flat_directions_do_not_delay_the_active_set(x64):
         assert np.min(dual.upper) >= 0
 
 
-def flow_network(rng, buses=30, more=12, plants=6):
+def in_float32(problem):
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), problem)
+
+
+def flow_network(rng, buses=30, more=12, plants=6, limit=0.3):
     """Least cost of a direct-current network: angles are free and cost nothing, flows are bounded."""
     ends = [(i, (i + 1) % buses) for i in range(buses)] + [
         tuple(rng.choice(buses, 2, replace=False)) for _ in range(more)
@@ -447,14 +451,50 @@ def flow_network(rng, buses=30, more=12, plants=6):
         A[buses + line, [flows[line], plants + start, plants + end]] = -1, susceptance[line], -susceptance[line]
     P, q, u = np.zeros(A.shape[1]), np.zeros(A.shape[1]), np.full(A.shape[1], np.inf)
     P[:plants], q[:plants] = rng.uniform(166, 1250, plants), rng.uniform(100, 325, plants)
-    u[:plants], u[flows] = load.sum() / 2, 0.3
+    u[:plants], u[flows] = load.sum() / 2, limit
     lower, target = np.where(np.arange(len(u)) < plants, 0.0, -u), np.append(load, np.zeros(len(ends)))
     return kkt.Problem(kkt.Quadratic(np.diag(P), q), kkt.Affine(A, target), kkt.Box(lower, u))
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_free_coordinates_that_cost_nothing_in_float32(seed):
-    problem = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), flow_network(np.random.default_rng(seed)))
-    solution = jax.jit(kkt.solve)(problem)
+    solution = jax.jit(kkt.solve)(in_float32(flow_network(np.random.default_rng(seed))))
     assert name(solution) == "SOLVED"
     assert solution.residuals.largest < 1e-6
+
+
+@pytest.mark.parametrize("seed", [1, 2, 4, 5, 7, 8, 9, 12])
+def test_congested_networks_in_float32(seed):
+    # Prices differ from bus to bus, and with tight limits there may be no way to serve the load.
+    problem = flow_network(np.random.default_rng(seed), limit=0.15)
+    with jax.enable_x64(True):
+        exact = name(jax.jit(kkt.solve)(problem))
+    assert exact in ("SOLVED", "PRIMAL_INFEASIBLE")
+    assert name(jax.jit(kkt.solve)(in_float32(problem))) == exact
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_degenerate_linear_programs_in_float32(seed):
+    # Fewer coordinates are off their bounds than there are rows.
+    rng, (m, n) = np.random.default_rng(seed), (40, 80)
+    A = rng.normal(size=(m, n)) * (rng.random((m, n)) < 0.1)
+    A[np.arange(m), np.arange(m)] = 1
+    y = np.where(rng.random(n) < 0.3, rng.uniform(0, 10, n), 0)
+    z = np.where(y == 0, rng.uniform(0, 1, n) * (rng.random(n) < 0.8), 0)
+    q = A.T @ rng.normal(size=m) + z
+    problem = kkt.Problem(kkt.Quadratic(None, q), kkt.Affine(A, A @ y), kkt.Box(0.0, np.inf))
+    solution = jax.jit(kkt.solve)(in_float32(problem))
+    assert name(solution) == "SOLVED"
+    np.testing.assert_allclose(solution.objective, q @ y, rtol=1e-4)
+
+
+def test_tiny_total_of_an_entropy_in_float32(rng):
+    # The Schur complement is the total, less than what it is regularised by.
+    def objective(y, x):
+        return jnp.sum(y * jnp.log(y) + (1 - y) * jnp.log1p(-y)) - x @ y
+
+    total = 1e-6
+    problem = in_float32(kkt.Problem(objective, kkt.Sum(total), kkt.Box(0.0, 1.0), args=(rng.normal(size=100),)))
+    solution = jax.jit(kkt.solve)(problem, jnp.full(100, total / 100, jnp.float32))
+    assert name(solution) == "SOLVED"
+    np.testing.assert_allclose(np.sum(solution.primal), total, rtol=1e-4)
