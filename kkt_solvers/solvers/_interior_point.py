@@ -359,7 +359,8 @@ def _iterate(
         return tree_where(begins, start, state)
 
     def unanswered(state: _State) -> jax.Array:
-        return stuck(state) & (state.claim == Status.MAX_ITERATIONS) & (state.smallest > tol) & ~state.elastic
+        unsolved = (state.claim == Status.MAX_ITERATIONS) & (state.smallest > tol)
+        return stuck(state) & unsolved & ~state.elastic
 
     def with_hold(state: _State) -> _State:
         """A free coordinate that costs nothing may drown what others add to the Schur complement, in float32. Where the
