@@ -127,23 +127,25 @@ def with_smallest_residual(
         image = w * flat(product(pair(step)))
         common = images @ image
         step, image = step - common @ steps, image - common @ images
-        size = jnp.maximum(jnp.linalg.norm(image), jnp.finfo(w.dtype).tiny)
-        step, image = step / size, image / size
+        # Of a direction that the system has not, as one of dependent rows, the image is rounding: no step along it.
+        size = norm(image)
+        part = jnp.where(size > jnp.finfo(w.dtype).eps * norm(step / w), 1 / size, 0.0)
+        step, image = part * step, part * image
         x = x + (image @ rest) * step
         rest = b - w * flat(product(pair(x)))
-        return x, rest, steps.at[count].set(step), images.at[count].set(image), largest(rest), now, count + 1
+        return x, rest, steps.at[count].set(step), images.at[count].set(image), norm(rest), now, count + 1
 
     def unfinished(state: Any) -> jax.Array:
         *_, now, before, count = state
-        return (count == 0) | ((now > small) & (now < 0.9 * before) & (count < most))
+        return (count == 0) | ((now > small) & (now < before) & (count < most))
 
-    w, n = flat(weights), right[0].size
+    norm, w, n = jnp.linalg.norm, flat(weights), right[0].size
     b = w * flat(right)
 
     def pair(v: jax.Array) -> Pair:
         return v[:n], v[n:]
 
-    size, none = largest(b), jnp.zeros((most, b.size), b.dtype)
+    size, none = norm(b), jnp.zeros((most, b.size), b.dtype)
     small = accuracy * size
     start = jnp.zeros_like(b), b, none, none, size, jnp.full_like(size, jnp.inf), jnp.zeros((), jnp.int32)
     return pair(jax.lax.while_loop(unfinished, again, start)[0])

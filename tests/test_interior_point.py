@@ -466,8 +466,8 @@ def test_free_coordinates_that_cost_nothing_in_float32(seed):
 @pytest.mark.parametrize("seed", [1, 2, 4, 5, 7, 8, 9, 12])
 def test_congested_networks_in_float32(seed):
     # Prices differ from bus to bus, and with tight limits there may be no way to serve the load.
-    problem = flow_network(np.random.default_rng(seed), limit=0.15)
     with jax.enable_x64(True):
+        problem = flow_network(np.random.default_rng(seed), limit=0.15)
         exact = name(jax.jit(kkt.solve)(problem))
     assert exact in ("SOLVED", "PRIMAL_INFEASIBLE")
     assert name(jax.jit(kkt.solve)(in_float32(problem))) == exact
