@@ -382,13 +382,14 @@ def _iterate(
 
     # Where the slope is a logarithm a coordinate may have far to go to its tiny value.
     exhausted = eps * eps if quadratic else float(jnp.finfo(dtype).tiny) ** 0.5
+    # Past the tolerance a few more iterations are cheap, and tell active bounds from free ones cleanly.
+    clean = min(tol, max(1e-3 * tol, 4 * eps))
 
     def stuck(state: _State) -> jax.Array:
         return (state.since >= _PATIENCE) | (has_bounds & (state.mu <= exhausted))
 
     def unfinished(state: _State) -> jax.Array:
-        # Past the tolerance a few more iterations are cheap, and tell active bounds from free ones cleanly.
-        enough = (state.smallest <= 1e-3 * tol) | ((state.smallest <= tol) & (state.since >= 2))
+        enough = (state.smallest <= clean) | ((state.smallest <= tol) & (state.since >= 2))
         return ~enough & ~stuck(state) & (state.claim == Status.MAX_ITERATIONS) & (state.iterations < max_iterations)
 
     first = _start_quadratic(problem, has, moves) if quadratic else _start_inside(problem, init, has)
