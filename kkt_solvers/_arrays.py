@@ -24,6 +24,11 @@ def is_concrete(tree: Any) -> bool:
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
+def is_precise(dtype: Any) -> bool:
+    """Whether it has the digits of double precision."""
+    return jnp.finfo(dtype).bits >= 64
+
+
 def floating(value: Any, name: str) -> jax.Array:
     """`value` as a floating array. Integers and booleans are promoted, as in `jax.nn.softmax`; Python numbers
     stay weakly typed, so that they never widen the arrays they meet."""

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import block_sum, dense, largest, largest_entries, tree_where
+from kkt_solvers._arrays import block_sum, dense, is_precise, largest, largest_entries, tree_where
 from kkt_solvers._batches import in_any
 from kkt_solvers._elementwise import minimise_elementwise
 from kkt_solvers._flatten import is_valid
@@ -377,7 +377,7 @@ def with_ray(problem: FlatProblem, y: jax.Array, dual: Dual, status: jax.Array) 
 
 def default_tolerance(dtype: Any) -> float:
     """1e-8 in float64, 1e-5 in float32."""
-    return 1e-8 if jnp.finfo(dtype).bits >= 64 else 1e-5
+    return 1e-8 if is_precise(dtype) else 1e-5
 
 
 def certify(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from kkt_solvers import _lapack as lapack
-from kkt_solvers._arrays import dense, full_precision
+from kkt_solvers._arrays import dense, full_precision, is_precise
 from kkt_solvers._conditions import Point, adjoint, complete_dual, relative_margins
 from kkt_solvers._derivative import active_bounds
 from kkt_solvers._elementwise import slope_of_minimiser
@@ -61,7 +61,7 @@ def degeneracy(problem: Problem, solution: Solution, *, tol: float | None = None
     point = Point(primal, dual.equality, dual.lower, dual.upper, jnp.ones((), primal.dtype))
     margin = relative_margins(flat, primal, point.equality, point.lower, point.upper)
     if tol is None:
-        tol = 1e-6 if jnp.finfo(primal.dtype).bits >= 64 else 1e-3
+        tol = 1e-6 if is_precise(primal.dtype) else 1e-3
     values = jnp.abs(lapack.eigvalsh(unit_rows(_system(flat, point))[0]))
     smallest = jnp.min(values) / jnp.max(values) if values.size else jnp.ones((), primal.dtype)
     margin = ravel_pytree(solution.primal)[1](margin)

@@ -23,7 +23,7 @@ from jax.experimental.sparse import BCOO
 
 from kkt_solvers import _lapack as lapack
 from kkt_solvers import _sparse
-from kkt_solvers._arrays import block_sum, dense, largest, tree_where
+from kkt_solvers._arrays import block_sum, dense, inverse_root, is_precise, largest, tree_where
 from kkt_solvers._batches import in_any
 from kkt_solvers._cholesky import Coupling, Factor, cholesky, coupling
 from kkt_solvers._objectives import LowRank, Quadratic, Separable, SymmetricMap, hessian_product
@@ -79,7 +79,7 @@ def unit_rows(K: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def unit_scale(K: jax.Array) -> jax.Array:
     norms = jnp.max(jnp.abs(K), axis=1)
-    return jax.lax.rsqrt(jnp.where(norms > 0, norms, 1.0))
+    return inverse_root(norms)
 
 
 def _refined(inverse: Callable[[Any], Any], product: Callable[[Any], Any], b: Any, steps: Any) -> Any:
@@ -373,7 +373,7 @@ def _by_cholesky(
         return jax.lax.cond(in_any(~good), shifted, lambda: R)._replace(coupling=rows), good  # which is that of a batch
 
     def unit(diagonal: jax.Array) -> jax.Array:
-        return jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1.0))
+        return inverse_root(diagonal)
 
     scale = unit(H if H.ndim == 1 else jnp.diag(H))
     L, good = factor(H, mask * scale, 1 - mask, eps**0.25, coupling(H, mask > 0))
@@ -483,7 +483,7 @@ class MatrixFreeKKT(KKTSystem):
 
     def refine(self, inverse: Inverse, product: Inverse, right: Pair, steps: Any) -> Pair:
         dtype = right[0].dtype
-        tol = (1e-10 if jnp.finfo(dtype).bits >= 64 else 1e-4) if self.tol is None else self.tol
+        tol = (1e-10 if is_precise(dtype) else 1e-4) if self.tol is None else self.tol
         x, _ = jax.scipy.sparse.linalg.cg(
             product,
             right,

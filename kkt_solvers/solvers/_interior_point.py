@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import largest, tree_where
+from kkt_solvers._arrays import is_precise, largest, tree_where
 from kkt_solvers._batches import in_any, one_by_one
 from kkt_solvers._conditions import (
     certificate_of_infeasibility,
@@ -24,7 +24,7 @@ from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._equilibrate import Scales, equilibrated
 from kkt_solvers.solvers._line_search import TO_BOUNDARY, Iterate, backtracked
-from kkt_solvers.solvers._newton import factorised, is_convex, is_precise, is_sparse
+from kkt_solvers.solvers._newton import factorised, is_convex, is_sparse
 from kkt_solvers.solvers._polish import is_mendable, off_steep_bounds, polished
 
 _SHORT = 0.8  # steps below it are corrected, up to so many times

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from kkt_solvers import _lapack as lapack
 from kkt_solvers import _sparse
-from kkt_solvers._arrays import dense
+from kkt_solvers._arrays import dense, is_precise
 from kkt_solvers._cholesky import cholesky, coupling
 from kkt_solvers._linear import (
     Pair,
@@ -41,10 +41,6 @@ Map = Callable[[jax.Array], jax.Array]
 def regularisation(dtype: Any) -> float:
     """Of a problem that is equilibrated: 4e-10; in float32, where it weighs more, nearer to rounding."""
     return float(jnp.finfo(dtype).eps) ** (0.6 if is_precise(dtype) else 0.8)
-
-
-def is_precise(dtype: Any) -> bool:
-    return jnp.finfo(dtype).bits >= 64
 
 
 def is_sparse(problem: FlatProblem) -> bool:
