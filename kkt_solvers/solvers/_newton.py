@@ -65,26 +65,6 @@ def is_convex(problem: FlatProblem, y: jax.Array) -> jax.Array:
     return cholesky(H, scale, jnp.full_like(y, reg), coupling(H)).is_definite() | ~finite
 
 
-def factorised(
-    problem: FlatProblem,
-    y: jax.Array,
-    D: jax.Array,
-    moves: jax.Array,
-    firm: jax.Array,
-    elastic: jax.Array,
-    held: jax.Array | bool = False,
-) -> tuple[Solve, jax.Array]:
-    """`(r, s) -> (dy, dnu)`, and whether the matrix was definite, as it should be.
-
-    `moves` is one on the coordinates that do and zero on the others; `firm` is whether to regularise by more than the
-    least, for a matrix that with the least was not definite; `held` is whether to hold free coordinates by a larger
-    proximal term, which only matters in float32 and where the matrices are dense.
-    """
-    if is_sparse(problem):
-        return _sparse_system(problem, D, moves, elastic), jnp.ones((), bool)
-    return _dense_system(problem, y, D, moves, firm, elastic, held)
-
-
 def _sparse_system(problem: FlatProblem, D: jax.Array, moves: jax.Array, elastic: jax.Array) -> Solve:
     objective, A = problem.objective, problem.equality.rows(D.size)
     assert isinstance(objective, Quadratic)
@@ -149,15 +129,23 @@ def _same(v: jax.Array) -> jax.Array:
     return v
 
 
-def _dense_system(
+def factorised(
     problem: FlatProblem,
     y: jax.Array,
     D: jax.Array,
     moves: jax.Array,
     firm: jax.Array,
     elastic: jax.Array,
-    held: jax.Array | bool,
+    held: jax.Array | bool = False,
 ) -> tuple[Solve, jax.Array]:
+    """`(r, s) -> (dy, dnu)`, and whether the matrix was definite, as it should be.
+
+    `moves` is one on the coordinates that do and zero on the others; `firm` is whether to regularise by more than the
+    least, for a matrix that with the least was not definite; `held` is whether to hold free coordinates by a larger
+    proximal term, which only matters in float32 and where the matrices are dense.
+    """
+    if is_sparse(problem):
+        return _sparse_system(problem, D, moves, elastic), jnp.ones((), bool)
     A = dense(problem.equality.rows(y.size)) * moves
     reg, eps, precise = regularisation(y.dtype), float(jnp.finfo(y.dtype).eps), is_precise(y.dtype)
     barrier = D
