@@ -488,13 +488,14 @@ def test_degenerate_linear_programs_in_float32(seed):
     np.testing.assert_allclose(solution.objective, q @ y, rtol=1e-4)
 
 
-def test_tiny_total_of_an_entropy_in_float32(rng):
+def test_tiny_totals_of_an_entropy_in_float32(rng):
     # The Schur complement is the total, less than what it is regularised by.
     def objective(y, x):
         return jnp.sum(y * jnp.log(y) + (1 - y) * jnp.log1p(-y)) - x @ y
 
-    total = 1e-6
-    problem = in_float32(kkt.Problem(objective, kkt.Sum(total), kkt.Box(0.0, 1.0), args=(rng.normal(size=100),)))
-    solution = jax.jit(kkt.solve)(problem, jnp.full(100, total / 100, jnp.float32))
-    assert name(solution) == "SOLVED"
-    np.testing.assert_allclose(np.sum(solution.primal), total, rtol=1e-4)
+    x, solve = rng.normal(size=100), jax.jit(kkt.solve)
+    for total in (1e-3, 1e-5, 3e-6, 1e-6, 1e-9):
+        problem = in_float32(kkt.Problem(objective, kkt.Sum(total), kkt.Box(0.0, 1.0), args=(x,)))
+        solution = solve(problem, jnp.full(100, total / 100, jnp.float32))
+        assert name(solution) == "SOLVED"
+        np.testing.assert_allclose(np.sum(solution.primal), total, rtol=1e-4)
