@@ -372,15 +372,12 @@ def _by_cholesky(
 
         return jax.lax.cond(in_any(~good), shifted, lambda: R)._replace(coupling=rows), good  # which is that of a batch
 
-    def unit(diagonal: jax.Array) -> jax.Array:
-        return inverse_root(diagonal)
-
-    scale = unit(H if H.ndim == 1 else jnp.diag(H))
+    scale = inverse_root(H if H.ndim == 1 else jnp.diag(H))
     L, good = factor(H, mask * scale, 1 - mask, eps**0.25, coupling(H, mask > 0))
     scale = jnp.where(mask > 0, scale, 1.0)
     V = L.whiten(A * scale)
     S = V @ V.T
-    e = unit(jnp.where(empty, 1.0, jnp.diag(S)))
+    e = inverse_root(jnp.where(empty, 1.0, jnp.diag(S)))
     M, also = factor(S, e, empty.astype(H.dtype), eps**0.9)
 
     def solve_both(b: jax.Array) -> jax.Array:

@@ -399,7 +399,8 @@ def _iterate(
     claim = jnp.where(convex, Status.MAX_ITERATIONS, Status.INVALID).astype(jnp.int32)
     never = jnp.zeros((), bool)
     due = jnp.asarray(_EARLY if is_mendable(problem) else _IDENTIFIED, dtype)
-    mark, held = jnp.full_like(smallest, jnp.inf), None if is_precise(dtype) or is_sparse(problem) else never
+    mark = jnp.full_like(smallest, jnp.inf)
+    held = None if is_precise(dtype) or is_sparse(problem) else never
     start = _State(first, gap(first), best, smallest, due, mark, none, claim, never, held, never, none)
     told(start)
 
