@@ -7,7 +7,7 @@ terms that cancel in it, without a constant beside them, so that no unit changes
     equality          |A y - b|, row by row          against |A||y| + |b| and, for a row of zeros, its entries times |y|
     box               l - y and y - u                against the largest of |y| and the bound itself
     complementarity   zl'(y - l) + zu'(u - y)        against the size of the Lagrangian's terms
-    sign              -zl, -zu                       as stationarity
+    sign              -zl, -zu                       as stationarity; a multiplier of an infinite bound counts too
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ import scipy.sparse as sp
 class Conditions(NamedTuple):
     """A problem at a point, flat: all that the KKT conditions need.
 
-    `gradient` is that of the objective and `terms` the sizes of what it is the sum of, entry by entry. `A` is the matrix
-    of the equality (dense or scipy.sparse) and `rest` the value `A y - b`, of which `target` is the constant part.
+    `gradient` is that of the objective and `terms` the sizes of what it is the sum of, entry by entry. `A` is the
+    matrix of the equality (dense or scipy.sparse) and `rest` the value `A y - b`, `target` the constant part of that.
     `slope`, of a separable objective only, is the derivative of the objective in every coordinate as a function of y.
     """
 
@@ -73,14 +73,17 @@ def conditions(y, P, q, A, b, lower, upper) -> Conditions:
     return Conditions(y, *bounds, product + q, size + np.abs(q), A, A @ y - b, b)
 
 
-def with_slacks(at: Conditions, dual: Multipliers, G, h, inequality) -> tuple[Conditions, Multipliers]:
-    """The same with `G x <= h` too, as equalities with slack variables `h - G x`, every row in units of its entries."""
+def with_slacks(
+    at: Conditions, dual: Multipliers, G, h, inequality, ray: bool = False
+) -> tuple[Conditions, Multipliers]:
+    """The same with `G x <= h` too, as equalities with slack variables `h - G x`, every row in units of its entries.
+    For a ray `y`, along which they change by `-G y`, too."""
     G, h, inequality = (np.asarray(part, np.float64) for part in (G, h, inequality))
     rows = _row_sizes(G)
     scale = np.where(rows > 0, rows, 1.0)
     G, h, inequality = G / scale[:, None], h / scale, inequality * scale
     free = np.isinf(h)
-    slack, zero = np.where(free, 0.0, h) - G @ at.y, np.zeros(h.size)
+    slack, zero = np.where(free | ray, 0.0, h) - G @ at.y, np.zeros(h.size)
     A = np.block([[at.A, np.zeros((len(at.target), h.size))], [G, np.eye(h.size)]])
     at = Conditions(
         np.append(at.y, slack),
@@ -149,19 +152,19 @@ def residuals(at: Conditions, dual: Multipliers, tol: float = 0.0, floor: float 
         slope = np.where(settled, 0.0, slope)
         terms = np.where(settled & ~np.isfinite(terms), 0.0, terms)
     scale = max(_largest(terms, sizes, lower, upper), floor)
-    width = _largest(y)
-    gap = np.sum(_product(lower, np.abs(y - at.lower)) + _product(upper, np.abs(at.upper - y)))
-    size_of_bounds = np.sum(_product(np.abs(lower), np.abs(at.lower)) + _product(np.abs(upper), np.abs(at.upper)))
-    size = np.sum(np.abs(y) * terms) + np.sum(np.abs(nu) * np.abs(at.target)) + size_of_bounds
+    width, bounds, multipliers = _largest(y), np.stack([at.lower, at.upper]), np.stack([lower, upper])
+    wrong = np.where(np.isfinite(bounds), np.minimum(multipliers, 0), multipliers)
+    bounds, multipliers = np.where(np.isfinite(bounds), bounds, 0.0), np.where(np.isfinite(bounds), multipliers, 0.0)
+    gap = np.sum(np.abs(multipliers * (y - bounds)))
+    size = np.sum(np.abs(y) * terms) + np.sum(np.abs(nu) * np.abs(at.target)) + np.sum(np.abs(multipliers * bounds))
     rows = abs(at.A) @ np.abs(y) + np.abs(at.target)
-    bounds = (np.where(np.isfinite(bound), np.abs(bound), 0.0) for bound in (at.lower, at.upper))
-    below, above = (np.maximum(np.maximum(bound, width), floor) for bound in bounds)
+    outside = np.maximum([at.lower - y, y - at.upper], 0)
     return {
         "stationarity": _ratio(slope, scale),
         "equality": _ratio(at.rest, np.maximum(np.maximum(rows, _row_sizes(at.A) * width), floor)),
-        "box": max(_ratio(np.maximum(at.lower - y, 0), below), _ratio(np.maximum(y - at.upper, 0), above)),
+        "box": _ratio(outside, np.maximum(np.maximum(np.abs(bounds), width), floor)),
         "complementarity": _ratio(gap, max(size, floor)),
-        "sign": _ratio(np.minimum(np.concatenate([lower, upper]), 0), scale),
+        "sign": _ratio(wrong, scale),
     }
 
 
@@ -174,25 +177,28 @@ def is_proof_of_infeasibility(at: Conditions, dual: Multipliers, tol: float) -> 
     nu, lower, upper = dual
     if not all(np.all(np.isfinite(part)) for part in dual):
         return "the ray is not finite"
-    if min(np.min(lower, initial=0), np.min(upper, initial=0)) < 0:
+    if min(np.min(lower, initial=0), np.min(upper, initial=0)) < -tol * _largest(lower, upper):
         return "a multiplier of a bound is negative"
+    lower, upper = np.maximum(lower, 0), np.maximum(upper, 0)
     kept = np.where(np.isfinite(at.lower), lower, 0), np.where(np.isfinite(at.upper), upper, 0)
     left = np.abs(at.A.T @ nu - kept[0] + kept[1])
-    level = abs(at.A).T @ np.abs(nu)
-    # A row whose multiplier is small may hold the same ray in other units: its size is that of the largest term.
+    # Rows in units of their largest entries: `columns` are the largest entries left.
     rows = _row_sizes(at.A)
-    most = _largest(np.abs(nu) * rows)
-    level = np.maximum(level, most * np.max(abs(at.A).T / np.where(rows > 0, rows, 1.0), axis=1, initial=0))
+    units = np.where(rows > 0, rows, 1.0)
+    entries = abs(at.A.toarray() if sp.issparse(at.A) else at.A) / units[:, None]
+    columns = np.max(entries, axis=0, initial=0)
+    level = np.maximum(abs(at.A).T @ np.abs(nu), _largest(nu * rows) * columns)
     if _ratio(left, level) > tol:
         return f"A'nu - zl + zu is {_ratio(left, level):.1e} of its terms"
     parts = [_product(kept[0], at.lower), -_product(kept[1], at.upper), -at.target * nu]
     value, size = sum(float(part.sum()) for part in parts), sum(float(np.abs(part).sum()) for part in parts)
     if not value > 1e-14 * size:
         return f"l'zl - u'zu - b'nu is {value:.1e}, of terms of size {size:.1e}"
-    with np.errstate(divide="ignore", invalid="ignore"):
-        reach = np.where(rows > 0, np.abs(at.target) / rows, 0.0)
-    bounds = [np.where(np.isfinite(bound), bound, 0.0) for bound in (at.lower, at.upper)]
-    if not value > float(np.sum(left)) * _largest(reach, *bounds):
+    # The size of y_i that b suggests, or that its bounds suggest.
+    reach = _largest(at.target / units) / np.where(columns > 0, columns, np.inf)
+    for bound in (at.lower, at.upper):
+        reach = np.maximum(reach, np.where(np.isfinite(bound), np.abs(bound), 0.0))
+    if not value > left @ reach:
         return f"what is left of A'nu, {np.sum(left):.1e}, outweighs the value {value:.1e}"
     return ""
 

@@ -9,6 +9,7 @@ import fuzz_draws
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 from certificates import Conditions
 from jax.experimental.sparse import BCOO
 
@@ -21,6 +22,7 @@ class Family(NamedTuple):
     solve: Callable[[dict[str, Any]], kkt.Solution]  # of one problem, traced
     conditions: Callable[[dict[str, Any], np.ndarray], Conditions]
     problem: Callable[[dict[str, Any]], kkt.Problem] | None = None
+    proves: bool = True  # whether infeasible problems must be found so: no method promises that of a general objective
 
 
 def box(d):
@@ -130,7 +132,7 @@ def logistic(x, X):
 
 
 def logistic_terms(x, X):
-    weights = 1 / (1 + np.exp(X @ x))
+    weights = scipy.special.expit(-X @ x)
     return 0.1 * x - X.T @ weights, 0.1 * np.abs(x) + np.abs(X.T) @ weights
 
 
@@ -190,21 +192,21 @@ def _solved(problem):
 
 def _program(name, shape, m, problem=quadratic_problem, kinds=ALL, n=8):
     draw = functools.partial(fuzz_draws.quadratic, shape=shape, m=m, n=n, kinds=kinds)
-    return Family(name, draw, _solved(problem), quadratic_conditions, problem)
+    return Family(name, draw, _solved(problem), quadratic_conditions, problem, problem is not function_problem)
 
 
 def _smooth(name, objective, terms, parts, m=2, n=6, positive=False, separable=False, kinds=SMOOTH):
     draw = functools.partial(fuzz_draws.smooth, parts=parts, m=m, n=n, kinds=kinds, positive=positive)
     conditions = functools.partial(unit_conditions, terms, tuple(parts), separable)
     problem = functools.partial(smooth_problem, objective, tuple(parts))
-    return Family(name, draw, _solved(problem), conditions, problem)
+    return Family(name, draw, _solved(problem), conditions, problem, proves=False)
 
 
 def _separable(name, phi, minimiser, terms, parts, m, n=6, positive=False):
     kinds = SEPARABLE if m == 1 else SMOOTH
     family = _smooth(name, None, terms, parts, m, n, positive, separable=True, kinds=kinds)
     problem = functools.partial(separable_problem, phi, minimiser, tuple(parts))
-    return family._replace(solve=_solved(problem), problem=problem)
+    return family._replace(solve=_solved(problem), problem=problem, proves=True)
 
 
 FAMILIES = (
