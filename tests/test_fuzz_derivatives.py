@@ -28,11 +28,12 @@ def in_family_units(draw):
 
 
 def direction(rng, data):
-    """Random, but infinite bounds stay infinite, fixed variables fixed, matrices symmetric and the units what they
+    """Random, but infinite bounds stay infinite, fixed variables fixed, Hessians semidefinite and the units what they
     are."""
     step = {name: rng.normal(size=value.shape) * np.isfinite(value) for name, value in data.items()}
     if "P" in step and step["P"].ndim == 2:
-        step["P"] = step["P"] + step["P"].T
+        P = data["P"].astype(float)
+        step["P"] = P @ (step["P"] + step["P"].T) @ P  # semidefinite for small steps, of whatever rank P is
     step["upper"] = np.where(data["lower"] == data["upper"], step["lower"], step["upper"])
     if "unit" in step:
         step["unit"] *= 0
