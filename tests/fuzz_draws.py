@@ -177,7 +177,7 @@ def scaled(rng, dtype, data: dict[str, Any], kind: str) -> Draw:
     data["lower"], data["upper"] = data["lower"] * v, data["upper"] * v
     if "G" in data:
         data["G"] = data["G"] / v
-    if "q" in data:
+    if "q" in data and "unit" not in data:
         data["q"] = data["q"] * s / v
     if "factor" in data:
         data["diagonal"], data["factor"] = data["diagonal"] * s / v**2, data["factor"] * np.sqrt(s) / v[:, None]

@@ -129,8 +129,9 @@ def _objective(objective, y, flat, unravel, args) -> Any:
         theta = jax.tree.map(_double, objective.theta)
 
         def slope(flat):
-            part = jnp.asarray(flat).reshape(y.shape)
-            return np.ravel(jax.jvp(lambda part: objective.phi(part, theta), (part,), (jnp.ones_like(part),))[1])
+            with jax.enable_x64(True):  # it is called later too
+                part = jnp.asarray(flat).reshape(y.shape)
+                return np.ravel(jax.jvp(lambda part: objective.phi(part, theta), (part,), (jnp.ones_like(part),))[1])
 
         return slope(flat), np.abs(slope(flat)), slope
 
