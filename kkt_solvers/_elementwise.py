@@ -76,8 +76,8 @@ def _numeric_minimiser_jvp(primals: Any, tangents: Any) -> Any:
     d_objective, dz, d_lower, d_upper = tangents
     y = _numeric_minimiser(objective, z, lower, upper)
     curvature = hessian_product(objective, y, jnp.ones_like(y))
-    below = (y == lower) & (objective.gradient(y) > z)
-    above = (y == upper) & (objective.gradient(y) < z)
+    # As above: which bound holds is seen at the bound, never from `y` being equal to it.
+    below, above = objective.gradient(lower) > z, objective.gradient(upper) < z
     free = ~below & ~above
     _, d_slope = jax.jvp(lambda objective: objective.gradient(y), (objective,), (d_objective,))
     safe = jnp.where(free & (curvature > 0), curvature, 1.0)

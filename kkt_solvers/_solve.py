@@ -8,21 +8,14 @@ import jax.numpy as jnp
 
 from kkt_solvers._arrays import full_precision
 from kkt_solvers._batches import in_any
-from kkt_solvers._conditions import (
-    Point,
-    certify,
-    complete_dual,
-    default_tolerance,
-    with_a_row,
-    with_ray,
-    without_the_row,
-)
+from kkt_solvers._conditions import Point, certify, complete_dual, with_a_row, with_ray, without_the_row
 from kkt_solvers._derivative import attach, optimal_value
 from kkt_solvers._flatten import check_init, check_values, flatten, hoisted, middle_of_box
 from kkt_solvers._linear import KKTSystem
 from kkt_solvers._objectives import Separable
 from kkt_solvers._problem import FlatProblem, Problem
 from kkt_solvers._progress import Listener, listener_of, listening
+from kkt_solvers._residuals import default_tolerance
 from kkt_solvers._solution import Dual, Solution, Status, is_differentiable
 from kkt_solvers.solvers import Solver, default_solver
 

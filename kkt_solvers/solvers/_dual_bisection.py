@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from kkt_solvers._arrays import block_sum, largest
 from kkt_solvers._elementwise import minimise_elementwise, slope_of_minimiser
+from kkt_solvers._flatten import middle_of_box
 from kkt_solvers._objectives import Quadratic, Separable
-from kkt_solvers._problem import FlatProblem, Sum
+from kkt_solvers._problem import Box, FlatProblem, Sum
 from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver, separable, single_row
 from kkt_solvers.solvers._steep import Search, steep_dual
@@ -133,12 +134,12 @@ def _bracket(
     # In a bounded box, the same part of the way from the least to the most, measured from the nearer end.
     room = jnp.where(bounded & moves, most - least, 0.0)
     reach = block_sum(weights * room)
-    from_least = total - block_sum(jnp.where(room == 0, 0, weights * least))
+    from_least = total - block_sum(jnp.where(bounded & moves, weights * least, 0))
     part = jnp.clip(from_least / jnp.where(reach == 0, 1.0, reach), 0.0, 1.0)
     rest = jnp.clip(1 - part, 0.0, 1.0)
     inside = jnp.where(part < 0.5, least + part * room, most - rest * room)
     # Else coordinates that can go without end share what is missing, in proportion to their weights.
-    centre = jnp.where(bounded, 0.5 * (lower + upper), jnp.clip(jnp.zeros_like(lower), lower, upper))
+    centre = middle_of_box(Box(lower, upper))
     need = total - block_sum(weights * centre)
     end = jnp.where(need >= 0, most, least)
     share = jnp.where(jnp.isfinite(end), 0.0, weights)
@@ -154,6 +155,7 @@ def _bracket(
         return objective.gradient(beside) / jnp.where(moves, weights, 1.0)
 
     low, high = slopes(least), slopes(most)
+    moves &= lower < upper  # what cannot move says nothing
     low = jnp.min(jnp.where(moves & jnp.isfinite(low), low, jnp.inf))
     high = jnp.max(jnp.where(moves & jnp.isfinite(high), high, -jnp.inf))
     margin = 8 * jnp.finfo(lower.dtype).eps * (jnp.abs(low) + jnp.abs(high)) + jnp.finfo(lower.dtype).tiny

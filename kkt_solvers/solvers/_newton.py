@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from kkt_solvers import _lapack as lapack
 from kkt_solvers import _sparse
-from kkt_solvers._arrays import dense, is_precise
+from kkt_solvers._arrays import dense, is_finite, is_precise
 from kkt_solvers._cholesky import cholesky, coupling
 from kkt_solvers._linear import (
     Pair,
@@ -56,13 +56,11 @@ def is_convex(problem: FlatProblem, y: jax.Array) -> jax.Array:
     if isinstance(objective, Separable) or isinstance(P, LowRank) or (isinstance(objective, Quadratic) and P is None):
         return jnp.ones((), bool)
     if isinstance(P, jax.Array) and P.ndim == 1:
-        return jnp.min(P, initial=0) >= -reg
+        return jnp.all(-reg <= P)
     if is_sparse(problem):
         return jnp.ones((), bool)
     H = dense_hessian(problem, y)
-    scale = unit_scale(H)
-    finite = jnp.min(scale, initial=1.0) > 0
-    return cholesky(H, scale, jnp.full_like(y, reg), coupling(H)).is_definite() | ~finite
+    return cholesky(H, unit_scale(H), jnp.full_like(y, reg), coupling(H)).is_definite() | ~is_finite(H)
 
 
 def _sparse_system(problem: FlatProblem, D: jax.Array, moves: jax.Array, elastic: jax.Array) -> Solve:
