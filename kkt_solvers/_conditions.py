@@ -143,9 +143,11 @@ def recover_equality(problem: FlatProblem, y: jax.Array) -> Any:
 def complete_dual(problem: FlatProblem, y: jax.Array, dual: Dual | None) -> Dual:
     """The multipliers that a solver left out, from the point."""
     nu = recover_equality(problem, y) if dual is None or dual.equality is None else dual.equality
-    if dual is not None and dual.lower is not None and dual.upper is not None:
-        return Dual(nu, dual.lower, dual.upper)
-    return Dual(nu, *bound_multipliers(problem, y, nu))
+    given = (None, None) if dual is None else (dual.lower, dual.upper)
+    if given[0] is not None and given[1] is not None:
+        return Dual(nu, *given)
+    found = bound_multipliers(problem, y, nu)
+    return Dual(nu, *(other if mine is None else mine for mine, other in zip(given, found, strict=True)))
 
 
 def with_a_row(problem: FlatProblem, dual: Any) -> tuple[FlatProblem, Any]:

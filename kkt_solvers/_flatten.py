@@ -28,6 +28,8 @@ def _parts(problem: Problem | FlatProblem, xp: Any) -> Iterator[tuple[str, Any, 
         yield "q", objective.q, xp.isfinite
     if isinstance(objective, Separable):
         yield "theta", objective.theta, lambda a: ~xp.isnan(a)
+    args = objective.args if isinstance(objective, Smooth) else getattr(problem, "args", ())
+    yield "args", args, lambda a: ~xp.isnan(a)
     if isinstance(equality, Affine):
         yield "A", equality.A, xp.isfinite
         yield "b", equality.b, xp.isfinite
@@ -245,6 +247,8 @@ def _flat_equality(problem: Problem, y: Any, n: int, unravel: Any) -> tuple[Any,
 
     zero = jnp.zeros((n,), dtype)
     value, unravel_dual = residual(zero)
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(f"equality must return A y - b, real numbers, got {value.dtype}; not whether it holds")
     if n * value.size > _FORM_UP_TO:
         return Operator(equality, args, unravel, n, -value), unravel_dual
     return Affine(jax.jacfwd(lambda y: residual(y)[0])(zero), -value), unravel_dual
@@ -257,6 +261,10 @@ def flatten(problem: Problem, init: Any) -> tuple[FlatProblem, jax.Array, Callab
     if not leaves:
         raise ValueError("init is an empty pytree: there is nothing to solve for")
     n, dtype = sum(math.prod(leaf.shape) for leaf in leaves), leaves[0].dtype
+    if n == 0:
+        raise ValueError(
+            "y has no entries: there is nothing to solve for. Check the shapes of q, theta, the box or init"
+        )
     out_dtype = float_dtype(problem, init)
     _, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), y))
     objective = _flat_objective(problem, y, n, unravel)

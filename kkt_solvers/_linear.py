@@ -143,7 +143,7 @@ def with_smallest_residual(
     generalised conjugate residuals. Where `inverse` is far off in a few directions, each takes about one step."""
 
     def flat(pair: Pair) -> jax.Array:
-        return jnp.concatenate(pair)
+        return jnp.concatenate([pair[0], jnp.ravel(pair[1])])
 
     def again(state: Any) -> Any:
         x, rest, steps, images, now, _, count = state
@@ -167,7 +167,7 @@ def with_smallest_residual(
     b = w * flat(right)
 
     def pair(v: jax.Array) -> Pair:
-        return v[:n], v[n:]
+        return v[:n], v[n:].reshape(right[1].shape)
 
     size, none = norm(b), jnp.zeros((most, b.size), b.dtype)
     small = accuracy * size
@@ -262,7 +262,8 @@ def _checked(x: jax.Array, product: Callable[[jax.Array], jax.Array], b: jax.Arr
     left = largest(rest)
     # What is left of an inconsistent system is orthogonal to its range.
     orthogonal = largest(w * product(w * rest)) <= small * left
-    bad = ~is_finite(x) | ((left > small * largest(w * b)) & ~orthogonal)
+    unsolved = ~is_finite(x) | ((left > small * largest(w * b)) & ~orthogonal)
+    bad = is_finite(b) & unsolved  # a point without a derivative has NaN on the right
     relative_size = left / jnp.maximum(largest(w * b), jnp.finfo(x.dtype).tiny)
 
     def warned() -> jax.Array:
@@ -278,7 +279,7 @@ def _warn(error: Any) -> np.ndarray:
     error = np.asarray(error)
     if np.any(error != 0):
         warnings.warn(
-            f"the linear system of a derivative was not solved (relative residual {np.nanmax(error):.1e}) and the "
+            f"the linear system of a derivative did not converge (relative residual {np.nanmax(error):.1e}) and the "
             "result is NaN; compute in float64, or pass linear=MatrixFreeKKT(max_iterations=...) or linear=DenseKKT()",
             RuntimeWarning,
             stacklevel=2,

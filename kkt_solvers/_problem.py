@@ -159,7 +159,14 @@ class Problem:
     box: Box
     args: tuple[Any, ...]
 
-    def __init__(self, objective: Any, equality: Any = None, box: Box | None = None, args: Any = ()):
+    def __init__(
+        self, objective: Any, equality: Any = None, box: Box | None = None, args: Any = (), *, inequality: Any = None
+    ):
+        if inequality is not None:
+            raise TypeError(
+                "inequality is not taken by Problem: linear ones go to kkt.solve_qp(P, q, G, h), or become equalities "
+                "with slack variables, G y + s = h with s >= 0; convex ones can only be added to the objective"
+            )
         if not callable(objective):
             raise TypeError(
                 f"objective must be a function f(y, *args), a Quadratic or a Separable, got {type(objective).__name__}"
@@ -199,4 +206,6 @@ def _number(leaf: Any) -> Any:
     """Python numbers become arrays, so that a gradient with respect to them exists; arrays keep their dtype."""
     if isinstance(leaf, (int, float)) and not isinstance(leaf, bool):
         return floating(leaf, "args")
+    if isinstance(leaf, (str, bytes)):
+        raise TypeError(f"args must hold numbers and arrays, got the text {leaf!r}; close over options instead")
     return jnp.asarray(leaf) if isinstance(leaf, (np.ndarray, np.generic)) else leaf

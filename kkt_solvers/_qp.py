@@ -5,9 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.sparse import BCOO
 
-from kkt_solvers._arrays import Matrix, cast, dense, float_dtype, floating, full_precision, matrix
+from kkt_solvers._arrays import Matrix, cast, dense, float_dtype, floating, full_precision, is_concrete, matrix
 from kkt_solvers._objectives import Quadratic
 from kkt_solvers._problem import Affine, Box, Problem
 from kkt_solvers._solution import Dual, Solution
@@ -69,6 +70,8 @@ def solve_qp(
     P, q, G, h, A, b, lower, upper = cast((P, q, G, h, A, b, lower, upper), dtype)
 
     p, m = h.size, b.size
+    if is_concrete(h) and np.any(np.isnan(np.asarray(h)) | (np.asarray(h) == -np.inf)):
+        raise ValueError("h has an entry that is NaN or -inf, which no x can meet; write inf for no constraint")
     # An infinite h is no constraint: its slack is free.
     no_constraint = h == jnp.inf
     h, least = jnp.where(no_constraint, 0.0, h), jnp.where(no_constraint, -jnp.inf, 0.0).astype(dtype)
@@ -88,7 +91,8 @@ def solve_qp(
     problem = Problem(Quadratic(hessian, slope), equality, Box(lower, upper))
     solution = solve(problem, _with_slacks(init, G, h), solver=solver, progress=progress)
     nu = jnp.zeros(0, dtype) if equality is None else solution.dual.equality
-    dual = Dual(nu[:m], solution.dual.lower[:n], solution.dual.upper[:n], nu[m:])
+    of_rows = jnp.where(no_constraint, 0.0, nu[m:])
+    dual = Dual(nu[:m], solution.dual.lower[:n], solution.dual.upper[:n], of_rows)
     return Solution(
         solution.primal[:n], dual, solution.objective, solution.status, solution.residuals, solution.iterations
     )

@@ -11,6 +11,7 @@ from kkt_solvers._batches import in_any
 from kkt_solvers._conditions import Point, certify, complete_dual, with_a_row, with_ray, without_the_row
 from kkt_solvers._derivative import attach, optimal_value
 from kkt_solvers._flatten import check_init, check_values, flatten, hoisted, middle_of_box
+from kkt_solvers._functions import check_functions, functions_hold
 from kkt_solvers._linear import KKTSystem
 from kkt_solvers._objectives import Separable
 from kkt_solvers._problem import FlatProblem, Problem
@@ -66,12 +67,15 @@ def solve(
     >>> solution.primal, kkt.Status(int(solution.status)).name
     (Array([1., 0.], dtype=float32), 'SOLVED')
     """
+    init = jnp.asarray(init) if isinstance(init, list) else init
     if isinstance(init, Solution):  # its point may be NaN, if it failed; `_solve` sees to that
         init, dual = init.primal, init.dual
     else:
         check_init(init)
         dual = None
     problem = _enter(problem, init)
+    if isinstance(solver, type):
+        raise TypeError(f"solver must be an instance, not the class: write {solver.__name__}()")
     if solver is not None and not callable(getattr(solver, "run", None)):
         raise TypeError(f"solver must have a method run(problem, init), got {type(solver).__name__}")
     listener = listener_of(progress)
@@ -111,6 +115,8 @@ def differentiable(
     [0.75, 0.25]
     """
     primal = jax.tree.map(jnp.asarray, primal) if not isinstance(primal, list) else jnp.asarray(primal)
+    if dual is not None and not isinstance(dual, Dual):
+        raise TypeError(f"dual must be a Dual(equality, lower, upper), got {type(dual).__name__}")
     return _differentiable(_enter(problem, primal), primal, dual, tol, check, _checked(linear))
 
 
@@ -118,7 +124,9 @@ def _enter(problem: Problem, init: Any) -> Problem:
     if not isinstance(problem, Problem):
         raise TypeError(f"problem must be a Problem, got {type(problem).__name__}")
     check_values(problem)
-    return hoisted(problem, init)
+    problem = hoisted(problem, init)
+    check_functions(problem, init)
+    return problem
 
 
 def _checked(linear: Any) -> KKTSystem | None:
@@ -142,7 +150,8 @@ def _solve(
         warm = (dual,) if isinstance(solver, Solver) else ()
         primal, dual, iterations, converged = solver.run(stopped, start, *warm)
     tol = solver.tol if isinstance(solver, Solver) else None
-    return unflatten(_finish(flat, stopped, primal, dual, iterations, converged, tol, linear))
+    sound = functions_hold(jax.lax.stop_gradient(problem), init, stopped, primal)
+    return unflatten(_finish(flat, stopped, primal, dual, iterations, converged, tol, linear, sound))
 
 
 @functools.partial(jax.jit, static_argnames=("tol", "check", "linear"), inline=True)
@@ -152,7 +161,8 @@ def _differentiable(
     flat, start, unflatten = flatten(problem, primal)
     stopped, start, dual = jax.lax.stop_gradient((flat, start, flat_dual(flat, dual)))
     iterations = jnp.zeros((), jnp.int32)
-    return unflatten(_finish(flat, stopped, start, dual, iterations, jnp.asarray(check), tol, linear))
+    sound = functions_hold(jax.lax.stop_gradient(problem), primal, stopped, start)
+    return unflatten(_finish(flat, stopped, start, dual, iterations, jnp.asarray(check), tol, linear, sound))
 
 
 def flat_dual(flat: FlatProblem, dual: Dual | None) -> Dual | None:
@@ -182,6 +192,7 @@ def _finish(
     converged: Any,
     tol: float | None,
     linear: KKTSystem | None,
+    sound: jax.Array,
 ) -> Solution:
     """Multipliers, certificate, derivative: the same for every solver and for points from elsewhere."""
     original = flat
@@ -193,6 +204,7 @@ def _finish(
     dual = complete_dual(stopped, primal, dual)
     measured = Dual(dual.equality, None, None) if bare else dual
     residuals, status = certify(stopped, primal, measured, converged, tolerance)
+    status = jnp.where(sound, status, Status.INVALID).astype(jnp.int32)
     live = jnp.where(is_differentiable(status), 1.0, jnp.nan).astype(primal.dtype)
 
     def marked() -> tuple[Point, jax.Array]:
@@ -206,8 +218,10 @@ def _finish(
     point, no_value = jax.lax.cond(in_any(special), marked, lambda: plain)
     point = jax.lax.stop_gradient(point)
     point = attach(linear, flat, point)
+    # Nobody is to apply the point at which a search for a feasible one ended.
+    hidden = jnp.where(status == Status.PRIMAL_INFEASIBLE, jnp.nan, 0.0).astype(primal.dtype)
     return Solution(
-        point.primal,
+        point.primal + hidden,
         without_the_row(original, Dual(point.equality, point.lower, point.upper)),
         optimal_value(flat, point) + no_value,
         status,

@@ -9,8 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from kkt_solvers._arrays import cast, float_dtype, floating
+from kkt_solvers._arrays import cast, float_dtype, floating, is_concrete
 from kkt_solvers._mirror import entropy, mirror, relative_entropy, xlogx
 from kkt_solvers._objectives import Separable
 from kkt_solvers._problem import Affine, Box, Problem, Sum
@@ -83,7 +84,7 @@ def entropic(
     >>> projections.entropic([1.0, 2.0, 5.0], 1.0, upper=0.5).tolist()
     [0.167, 0.333, 0.500]
     """
-    v = _vector(v)
+    v = _nonnegative(_vector(v), "v")
     return _project(Separable(relative_entropy, v, _tilt), v, _equality(total, weights, equality), Box(lower, upper))
 
 
@@ -155,7 +156,7 @@ def entropic_transport(V: Any, rows: Any, columns: Any) -> jax.Array:
 
     Source: [cuturi2013].
     """
-    V = _matrix(V, "V")
+    V = _nonnegative(_matrix(V, "V"), "V")
     return _onto_transport(Separable(relative_entropy, V, _tilt), V, rows, columns)
 
 
@@ -174,6 +175,9 @@ def optimal_transport(cost: Any, rows: Any, columns: Any, epsilon: Any) -> jax.A
     C, epsilon = _matrix(cost, "cost"), floating(epsilon, "epsilon")
     if epsilon.shape != ():
         raise ValueError(f"epsilon must be a scalar, got shape {epsilon.shape}")
+    if is_concrete(epsilon) and not float(epsilon) > 0:
+        raise ValueError(f"epsilon must be positive; got {epsilon}. Without entropy it is a linear program")
+    epsilon = jnp.where(epsilon > 0, epsilon, jnp.nan)
     return _onto_transport(Separable(_entropic_cost, (C, epsilon), _gibbs), C, rows, columns)
 
 
@@ -189,6 +193,12 @@ def _matrix(V: Any, name: str) -> jax.Array:
     if V.ndim != 2:
         raise ValueError(f"{name} must be a matrix, got shape {V.shape}; use jax.vmap for batches")
     return V
+
+
+def _nonnegative(value: jax.Array, name: str) -> jax.Array:
+    if is_concrete(value) and np.any(np.asarray(value) < 0):
+        raise ValueError(f"{name} must be nonnegative: the entropy has no values below zero; shift or clip it")
+    return jnp.where(value < 0, jnp.nan, value)
 
 
 def _equality(total: Any, weights: Any, equality: Affine | None) -> Affine | Sum | None:

@@ -1,5 +1,6 @@
 """What every problem here asks of its arguments, and hands back where there is no answer."""
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,13 @@ def scalar(value: Any, name: str) -> jax.Array:
     if value.shape != ():
         raise ValueError(f"{name} must be a scalar, got shape {value.shape}; batches go through jax.vmap")
     return value
+
+
+def index(value: Any, name: str) -> int:
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from error
 
 
 def like(value: Any, shape: tuple[int, ...], name: str, meaning: str) -> jax.Array:

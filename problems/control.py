@@ -215,6 +215,12 @@ def receding_horizon(regulator: Regulator, state: Any, disturbance: Any) -> Clos
     dtype = float_dtype(regulator, state, disturbance)
     state, disturbance = state.astype(dtype), disturbance.astype(dtype)
 
+    return _closed_loop(regulator, state, disturbance)
+
+
+# Jitted here, so that compiled code is found again on the next call.
+@jax.jit
+def _closed_loop(regulator: Regulator, state: jax.Array, disturbance: jax.Array) -> ClosedLoop:
     def step(now: tuple[jax.Array, Solution], disturbance: jax.Array) -> Any:
         state, previous = now
         solution = solve(PredictiveControl(regulator, state), _later(regulator, previous))

@@ -8,6 +8,7 @@ chosen.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from kkt_solvers._mirror import log_sigmoid, product, sigmoid, xlogx
 from kkt_solvers._objectives import Separable
 from kkt_solvers._problem import Box, Problem, Sum
 from kkt_solvers._solve import solve
+from kkt_solvers.problems import _checks
 from kkt_solvers.solvers import DualBisection
 from kkt_solvers.solvers._steep import step_root
 
@@ -82,7 +84,7 @@ def lml(x: Any, k: Any, *, axis: int = -1, where: Any = None, weights: Any = Non
     [1.0, 0.0, 1.0]
     """
     rows, restore = _rows(x, k, axis, where, weights, temperature)
-    return restore(jax.vmap(_choose_row)(rows))
+    return restore(_choose_rows(rows))
 
 
 def log_lml(
@@ -98,7 +100,7 @@ def log_lml(
     [0.0, -100.0, -300.0]
     """
     rows, restore = _rows(x, k, axis, where, weights, temperature)
-    t = jax.vmap(_logit_row)(rows)
+    t = _logit_rows(rows)
     return restore(log_sigmoid(t)), restore(log_sigmoid(-t))
 
 
@@ -112,13 +114,25 @@ class _Row(NamedTuple):
 
 
 def _choose_row(row: _Row) -> jax.Array:
-    return _solve_row(_regular(row)).primal
+    return _checks.solved(_solve_row(_regular(row)))
 
 
 def _logit_row(row: _Row) -> jax.Array:
     row = _regular(row)
-    nu = _solve_row(row).dual.equality
-    return row.x - (nu if row.weights is None else nu * row.weights)
+    solution = _solve_row(row)
+    nu = solution.dual.equality
+    return _checks.solved(solution, row.x - (nu if row.weights is None else nu * row.weights))
+
+
+# Jitted here, so that compiled code is found again on the next call.
+@functools.partial(jax.jit, inline=True)
+def _choose_rows(rows: _Row) -> jax.Array:
+    return jax.vmap(_choose_row)(rows) if rows.x.size else rows.x
+
+
+@functools.partial(jax.jit, inline=True)
+def _logit_rows(rows: _Row) -> jax.Array:
+    return jax.vmap(_logit_row)(rows) if rows.x.size else rows.x
 
 
 def _solve_row(row: _Row) -> Any:
@@ -188,6 +202,7 @@ def _rows(
     x = floating(x, "x")
     if x.ndim == 0:
         raise ValueError("x must have at least one axis, the one of which k are chosen; got a scalar")
+    axis = _checks.index(axis, "axis")
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"axis must lie between {-x.ndim} and {x.ndim - 1} for x of shape {x.shape}, got {axis}")
     dtype = float_dtype(x)
@@ -212,11 +227,28 @@ def _rows(
         moved = jnp.moveaxis(x, axis, -1).shape
         return jnp.moveaxis(y.reshape(moved), -1, axis).astype(dtype)
 
-    return _Row(scores / temperature[:, None], k, weights), restore
+    return _Row(_divided(scores, temperature[:, None]), k, weights), restore
+
+
+@jax.custom_jvp
+def _divided(x: jax.Array, temperature: jax.Array) -> jax.Array:
+    """`x / temperature`. An infinite score stays as it is, whatever the temperature, and has no derivative."""
+    return jnp.where(jnp.isinf(x), x, jnp.where(jnp.isinf(x), 0.0, x) / temperature)
+
+
+@_divided.defjvp
+def _divided_jvp(primals: Any, tangents: Any) -> Any:
+    (x, temperature), (dx, d_temperature) = primals, tangents
+    value = _divided(x, temperature)
+    finite = jnp.where(jnp.isinf(value), 0.0, value)
+    # Not x / temperature^2, which overflows long before x / temperature does.
+    change = dx / temperature - finite * (d_temperature / temperature)
+    return value, jnp.where(jnp.isinf(x), 0.0, change)
 
 
 def _flat_rows(x: jax.Array, axis: int) -> jax.Array:
-    return jnp.moveaxis(x, axis, -1).reshape(-1, x.shape[axis])
+    moved = jnp.moveaxis(x, axis, -1)
+    return moved.reshape(math.prod(moved.shape[:-1]), x.shape[axis])
 
 
 def _broadcast(value: jax.Array, shape: tuple[int, ...], name: str, note: str = "") -> jax.Array:

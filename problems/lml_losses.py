@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kkt_solvers._arrays import floating
+from kkt_solvers._arrays import floating, is_concrete
 from kkt_solvers._mirror import xlogx
+from kkt_solvers.problems import _checks
 from kkt_solvers.problems.lml import log_lml
 
 
@@ -41,6 +42,13 @@ def lml_loss(x: Any, labels: Any, k: Any, *, axis: int = -1, **options: Any) -> 
     batch = log_y.shape[:-1]
     if labels.shape != batch and labels.shape[:-1] != batch:
         raise ValueError(f"labels must have shape {batch} or {batch} and one more axis, got {labels.shape}")
+    if labels.ndim > len(batch) and labels.shape[-1] == log_y.shape[-1] > 1 and is_concrete(labels):
+        rows = np.asarray(labels)
+        if rows.size and np.all((rows == 0) | (rows == 1)):
+            raise ValueError(
+                "labels look like one-hot rows: as many as there are scores, all 0 or 1. Pass the labels themselves, "
+                "jnp.argmax(labels, -1), or the rows as targets to lml_binary_cross_entropy"
+            )
     several = labels if labels.ndim > len(batch) else labels[..., None]
     chosen = jnp.take_along_axis(log_y, jnp.maximum(several, 0), axis=-1, mode="fill", fill_value=jnp.nan)
     return -jnp.sum(jnp.where(several >= 0, chosen, 0.0), axis=-1)
@@ -91,7 +99,10 @@ def _targets(x: Any, targets: Any) -> jax.Array:
     targets = floating(targets, "targets")
     if targets.shape != np.shape(x):
         raise ValueError(f"targets must have the shape of x, {np.shape(x)}, got {targets.shape}")
-    return targets
+    message = "targets must lie in [0, 1]; scale them first"
+    if is_concrete(targets):
+        return _checks.where_valid(targets, message, lambda xp, targets: (targets >= 0) & (targets <= 1))
+    return jnp.where((targets >= 0) & (targets <= 1), targets, jnp.nan)
 
 
 def _times(weight: jax.Array, logarithm: jax.Array) -> jax.Array:

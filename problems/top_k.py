@@ -1,11 +1,13 @@
 """The k largest of an axis as a vector of zeros and ones: hard, and with the gradient of `lml`."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from kkt_solvers._arrays import floating, in_place_of
+from kkt_solvers.problems import _checks
 from kkt_solvers.problems.lml import lml
 
 
@@ -28,11 +30,12 @@ def hard_top_k(x: Any, k: int, *, axis: int = -1, where: Any = None) -> jax.Arra
         raise ValueError(f"k must be a nonnegative integer; got {k!r}")
     if x.ndim == 0:
         raise ValueError("x must have at least one axis, the one of which k are chosen; got a scalar")
+    axis = _checks.index(axis, "axis")
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"axis must lie between {-x.ndim} and {x.ndim - 1} for x of shape {x.shape}, got {axis}")
     scores = x if where is None else jnp.where(where, x, -jnp.inf)
     scores = jax.lax.stop_gradient(jnp.moveaxis(scores, axis, -1))
-    rows = scores.reshape(-1, scores.shape[-1])
+    rows = scores.reshape(math.prod(scores.shape[:-1]), scores.shape[-1])
     best = jax.lax.top_k(rows, min(k, rows.shape[-1]))[1]
     ones = jnp.zeros_like(rows).at[jnp.arange(len(rows))[:, None], best].set(1.0)
     ones = jnp.where(rows == -jnp.inf, 0.0, ones)
@@ -49,5 +52,5 @@ def straight_through_top_k(x: Any, k: int, *, axis: int = -1, where: Any = None,
     >>> jax.grad(lambda x: straight_through_top_k(x, 1)[0])(x) - jax.grad(lambda x: lml(x, 1)[0])(x)
     Array([0., 0., 0.], dtype=float32)
     """
-    soft = lml(x, k, axis=axis, where=where, temperature=temperature)
-    return in_place_of(soft, hard_top_k(x, k, axis=axis, where=where))
+    hard = hard_top_k(x, k, axis=axis, where=where)
+    return in_place_of(lml(x, k, axis=axis, where=where, temperature=temperature), hard)

@@ -18,7 +18,7 @@ from kkt_solvers._conditions import (
 from kkt_solvers._objectives import Quadratic
 from kkt_solvers._problem import Box, FlatProblem
 from kkt_solvers._progress import report
-from kkt_solvers._residuals import default_tolerance, gradient_and_terms, residuals
+from kkt_solvers._residuals import default_tolerance, gradient_and_terms, residuals, row_sizes
 from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._equilibrate import Scales, equilibrated
@@ -138,7 +138,8 @@ class InteriorPoint(Solver):
         claim = jnp.where(unsolved & (final.iterations < self.max_iterations), Status.STALLED, claim)
         claim = jnp.where(unsolved & (smallest <= tol), Status.SOLVED, claim)
         shape = problem.equality.target.shape
-        nu = jnp.where(claim == Status.PRIMAL_INFEASIBLE, (scales.rows * nu).reshape(shape), dual.equality)
+        stands = (row_sizes(problem) > 0).astype(init.dtype).reshape(shape)  # a row of zeros has no price
+        nu = jnp.where(claim == Status.PRIMAL_INFEASIBLE, (scales.rows * nu).reshape(shape), dual.equality * stands)
         y = jnp.where(claim == Status.DUAL_INFEASIBLE, scales.variables * ray, y)
         return y, Dual(nu, dual.lower, dual.upper), final.iterations, claim
 

@@ -1,0 +1,93 @@
+"""Whether what a user gave as an affine or a linear function is one, as far as a few points tell.
+
+The engine solves the problem that `flatten` made: the function's slope at zero, or its values at the unit vectors, as a
+matrix. So the functions themselves are called once more, beside that matrix.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from kkt_solvers._arrays import cast, is_concrete, is_finite, largest, signs
+from kkt_solvers._flatten import flatten, structure_of_y
+from kkt_solvers._objectives import Quadratic, SymmetricMap
+from kkt_solvers._problem import Equality, FlatProblem, Problem
+from kkt_solvers._residuals import product_terms
+
+_NOT_AFFINE = (
+    "equality is not affine in y: its slope changes from point to point. An equality must be h(y, *args) = A y - b; a "
+    "nonlinear one makes the problem nonconvex. A nonlinear inequality cannot be written with a slack variable: add it "
+    "to the objective as a penalty, or use a linear one"
+)
+_NOT_LINEAR = (
+    "P, a function, is not linear and symmetric: P(2 u + v) must be 2 P(u) + P(v), and u'P(v) must be v'P(u). Write "
+    "the objective as a function f(y, *args) instead, or pass the symmetric part"
+)
+
+
+def _probe(n: int, dtype: Any, which: int) -> jax.Array:
+    """A point without a pattern, its entries of the size of one."""
+    ones = jnp.ones(n, dtype)
+    return signs(ones) * (1 + (0.37 * which + 0.61 * jnp.arange(n)) % 1).astype(dtype)
+
+
+def _affine(problem: Problem, init: Any, flat: FlatProblem, *points: jax.Array) -> jax.Array:
+    equality = problem.equality
+    if equality is None or isinstance(equality, Equality):
+        return jnp.ones((), bool)
+    y = structure_of_y(problem, init)
+    dtype = flat.box.lower.dtype
+    _, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), y))
+    args, target = cast(problem.args, dtype), jnp.ravel(flat.equality.target)
+
+    def agrees(y: jax.Array) -> jax.Array:
+        value, expected = ravel_pytree(equality(unravel(y), *args))[0], jnp.ravel(flat.equality.product(y)) - target
+        size = largest(jnp.maximum(jnp.ravel(product_terms(flat.equality, y)), jnp.abs(target)))
+        off = largest(value - expected) > float(jnp.finfo(dtype).eps) ** 0.5 * size
+        return ~off | ~is_finite(y)
+
+    return functools.reduce(jnp.logical_and, [agrees(point) for point in points])
+
+
+def _linear(problem: Problem, dtype: Any) -> jax.Array:
+    objective = problem.objective
+    if not (isinstance(objective, Quadratic) and isinstance(objective.P, SymmetricMap)):
+        return jnp.ones((), bool)
+    function, n = objective.P.function, objective.q.size
+    u, v = _probe(n, dtype, 0), _probe(n, dtype, 1)[::-1]
+    Pu, Pv, both = function(u), function(v), function(2 * u + v)
+    small = float(jnp.finfo(dtype).eps) ** 0.5
+    size = largest(Pu, Pv)
+    additive = largest(both - 2 * Pu - Pv) <= 10 * small * size
+    symmetric = jnp.abs(jnp.vdot(u, Pv) - jnp.vdot(v, Pu)) <= small * jnp.sum(jnp.abs(u * Pv) + jnp.abs(v * Pu))
+    return additive & symmetric
+
+
+def functions_hold(problem: Problem, init: Any, flat: FlatProblem, point: jax.Array) -> jax.Array:
+    """Traced: `equality` at the point and at another one agrees with its matrix, and `P` is linear and symmetric."""
+    dtype = flat.box.lower.dtype
+    return _affine(problem, init, flat, _probe(point.size, dtype, 0), point) & _linear(problem, dtype)
+
+
+@jax.jit
+def _flags(problem: Problem, init: Any) -> tuple[jax.Array, jax.Array]:
+    flat, _, _ = flatten(problem, init)
+    dtype = flat.box.lower.dtype
+    return _affine(problem, init, flat, _probe(flat.box.lower.size, dtype, 0)), _linear(problem, dtype)
+
+
+def check_functions(problem: Problem, init: Any) -> None:
+    """Raise for a function that can be seen not to be what it should; with tracers the status is `INVALID`."""
+    given = problem.equality is not None and not isinstance(problem.equality, Equality)
+    mapped = isinstance(problem.objective, Quadratic) and isinstance(problem.objective.P, SymmetricMap)
+    if not (given or mapped) or not is_concrete((problem, init)):
+        return
+    with jax.ensure_compile_time_eval():
+        affine, linear = _flags(problem, init)
+        if not bool(affine):
+            raise ValueError(_NOT_AFFINE)
+        if not bool(linear):
+            raise ValueError(_NOT_LINEAR)
