@@ -262,9 +262,7 @@ def flatten(problem: Problem, init: Any) -> tuple[FlatProblem, jax.Array, Callab
         raise ValueError("init is an empty pytree: there is nothing to solve for")
     n, dtype = sum(math.prod(leaf.shape) for leaf in leaves), leaves[0].dtype
     if n == 0:
-        raise ValueError(
-            "y has no entries: there is nothing to solve for. Check the shapes of q, theta, the box or init"
-        )
+        raise ValueError("y has no entries: nothing to solve for. Check the shapes of q, theta, the box or init")
     out_dtype = float_dtype(problem, init)
     _, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), y))
     objective = _flat_objective(problem, y, n, unravel)

@@ -1,0 +1,268 @@
+"""What once came back wrong and called SOLVED, or failed with somebody else's message: one test for each."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import kkt_solvers as kkt
+from kkt_solvers import projections
+from kkt_solvers.problems import bounded_least_squares, lml, lml_binary_cross_entropy, lml_loss
+
+
+def names(solution):
+    return {kkt.Status(int(code)).name for code in np.ravel(solution.status)}
+
+
+# ------------------------------------------------------------------------------ functions that are not affine
+def cost(y):
+    return y[0] + y[1]
+
+
+def disc(y, radius=1.0):
+    return y[0] ** 2 + y[1] ** 2 + y[2] - radius
+
+
+def test_a_nonlinear_equality_is_refused():
+    problem = kkt.Problem(cost, disc, kkt.Box([-5.0, -5.0, 0.0], 5.0))
+    with pytest.raises(ValueError, match="equality is not affine"):
+        kkt.solve(problem)
+    assert names(jax.jit(kkt.solve)(problem)) == {"INVALID"}
+    traced = jax.jit(lambda r: kkt.solve(kkt.Problem(cost, lambda y: disc(y, r), problem.box)).status)
+    assert int(traced(1.0)) == kkt.Status.INVALID
+
+
+@pytest.mark.parametrize("P", [lambda v: v**3, lambda v: jnp.array([[2.0, 1.0], [0.0, 2.0]]) @ v])
+def test_a_map_that_is_not_linear_or_not_symmetric_is_refused(P):
+    problem = kkt.Problem(kkt.Quadratic(P, jnp.ones(2)), box=kkt.Box(-1.0, 1.0))
+    with pytest.raises(ValueError, match="not linear and symmetric"):
+        kkt.solve(problem)
+    assert names(jax.jit(kkt.solve)(problem)) == {"INVALID"}
+
+
+# ---------------------------------------------------------------------------------------------- finite numbers
+def test_a_value_that_is_not_finite_is_never_solved(x64):
+    problem = kkt.Problem(lambda y: -jnp.sum(jnp.log(y)), box=kkt.Box(-2.0, -1.0))
+    assert names(kkt.solve(problem, jnp.full(3, -1.5))) == {"NUMERICAL_ERROR"}
+
+
+@pytest.mark.parametrize("n", [10, 5000, 100_000])
+def test_a_nan_is_seen_however_long_the_array(n):
+    y = np.zeros(n, np.float32)
+    y[n // 2] = np.nan
+    problem = kkt.Problem(kkt.Quadratic(np.ones(n, np.float32), np.zeros(n, np.float32)))
+    assert names(kkt.differentiable(problem, y)) == {"NUMERICAL_ERROR"}
+    if n < 100_000:
+        found = lml(np.stack([np.zeros_like(y), y]), 5)
+        assert np.isfinite(found[0]).all()
+        assert np.isnan(found[1]).all()
+
+
+def test_a_nan_in_a_batch():
+    q = np.zeros((1500, 4), np.float32)
+    q[700] = np.nan
+    solutions = jax.jit(jax.vmap(lambda q: kkt.solve(kkt.Problem(kkt.Quadratic(jnp.ones(4), q), kkt.Sum(1.0)))))(q)
+    assert int(solutions.status[700]) == kkt.Status.INVALID
+    assert np.isnan(solutions.primal[700]).all()
+    assert int(np.sum(solutions.status == kkt.Status.SOLVED)) == 1499
+
+
+# -------------------------------------------------------------------------------------------------- derivatives
+@pytest.mark.parametrize("P", [[1.0, 1.0, 0.0], kkt.LowRank([1.0, 1.0, 0.0], [[0.5], [0.2], [0.0]])])
+def test_flat_coordinates_in_the_derivative(P, x64):
+    A = np.array([[1.0, 0.0, 10.0], [0.0, 1.0, 10.0]])
+
+    def y(b):
+        return kkt.solve(kkt.Problem(kkt.Quadratic(P, [-1.0, -2.0, -3.0]), kkt.Affine(A, b))).primal
+
+    np.testing.assert_allclose(A @ jax.jacobian(y)(jnp.array([1.0, 2.0])), np.eye(2), atol=1e-12)
+
+
+def test_rows_of_different_scale_in_the_derivative():
+    A = np.array([[300, -100, 200], [1e-5, 2e-5, -1e-5]], np.float32)
+
+    def y(b):
+        return kkt.solve(kkt.Problem(kkt.Quadratic(jnp.ones(3), jnp.zeros(3)), kkt.Affine(A, b))).primal
+
+    relative = np.diag([1, 1e5]) @ (A @ jax.jacobian(y)(jnp.array([1.0, 1e-5]))) @ np.diag([1, 1e-5])
+    np.testing.assert_allclose(relative, np.eye(2), atol=1e-4)
+
+
+def test_vertices_with_tiny_curvature(rng):
+    @jax.jit
+    def jacobians(A, b, q):
+        def y(b):
+            curvature = 1e-12 * jnp.eye(6)
+            return kkt.solve(kkt.Problem(kkt.Quadratic(curvature, q), kkt.Affine(A, b), kkt.Box(0.0, 2.0))).primal
+
+        return jax.jacfwd(y)(b), jax.jacrev(y)(b)
+
+    for _ in range(6):
+        A, q = (rng.normal(size=shape).astype(np.float32) for shape in ((3, 6), 6))
+        forward, reverse = jacobians(A, A @ rng.uniform(size=6).astype(np.float32), q)
+        np.testing.assert_allclose(A @ forward, np.eye(3), atol=1e-4)
+        np.testing.assert_allclose(forward, reverse, atol=1e-4 * np.abs(forward).max())
+
+
+def test_bounds_of_an_objective_without_minimiser(rng, x64):
+    def y(lower, c):
+        box = kkt.Box(1.1 * lower - 0.3, lower + 1)
+        return kkt.solve(kkt.Problem(kkt.Separable(lambda y, c: (y - c) ** 2 / 2 + 0.1 * y**4, c), kkt.Sum(1.0), box))
+
+    c, lower, d = rng.normal(size=(30, 5)), rng.uniform(-0.1, 0.1, size=(30, 5)), rng.normal(size=(30, 5))
+    batch = jax.jit(jax.vmap(lambda lower, c, d: jax.jvp(lambda lower: y(lower, c).primal, (lower,), (d,))))
+    tangent, h = batch(lower, c, d)[1], 1e-6
+    differences = (batch(lower + h * d, c, d)[0] - batch(lower - h * d, c, d)[0]) / (2 * h)
+    np.testing.assert_allclose(tangent, differences, atol=1e-7)
+
+
+# -------------------------------------------------------------------------------------------------------- units
+@pytest.mark.parametrize("c", [1e-12, 1e-6, 1.0, 1e3, 1e12])
+def test_units_change_no_verdict(c, dtype, rng):
+    """Objective in units of `c`, dense and diagonal; then the variables."""
+    F, A = rng.normal(size=(20, 10, 10)), rng.normal(size=(20, 3, 10))
+    P, q = F @ F.transpose(0, 2, 1) / 10, rng.normal(size=(20, 10))
+    b = np.einsum("bij,bj->bi", A, rng.uniform(-0.5, 0.5, size=(20, 10)))
+
+    @jax.jit
+    @jax.vmap
+    def solve(P, q, A, b, size):
+        return kkt.solve(kkt.Problem(kkt.Quadratic(P, q), kkt.Affine(A, b), kkt.Box(-size, size)))
+
+    def by(f, y):
+        size = np.full(20, y, dtype)
+        return solve(*(v.astype(dtype) for v in (f / y**2 * P, f / y * q, A, y * b)), size)
+
+    small = {"float32": 1e-4, "float64": 1e-9}[dtype.name]
+    reference = by(1.0, 1.0).primal
+    in_units = [by(c, 1.0)] if dtype == np.float32 else [by(c, 1.0), by(1.0, c)]
+    for solution, unit in zip(in_units, (1.0, c), strict=False):
+        assert names(solution) == {"SOLVED"}
+        np.testing.assert_allclose(solution.primal / unit, reference, atol=small)
+
+
+def test_small_data_and_rows(dtype):
+    c = 1e-9 if dtype == np.float32 else 1e-12
+    P = np.asarray([[2, 1], [1, 2]], dtype)
+    solution = kkt.solve(kkt.Problem(kkt.Quadratic(c * P, np.asarray([-3 * c, 0], dtype))))
+    np.testing.assert_allclose(solution.primal, [2, -1], atol=1e-4)
+
+
+def test_least_squares_in_single_precision(rng):
+    X, z = (rng.normal(size=shape).astype(np.float32) for shape in ((50, 300, 5), (50, 300)))
+    found = jax.jit(jax.vmap(lambda X, z: bounded_least_squares(X, z, lower=0.0, upper=1.0)))(X, z)
+    assert np.isfinite(found).all()
+
+
+# --------------------------------------------------------------------------------------------------- objectives
+@pytest.mark.parametrize("power", [1.5, 1.2])
+def test_a_start_without_curvature(power, rng, x64):
+    q = rng.normal(size=(20, 4))
+    solve = jax.jit(
+        jax.vmap(
+            lambda q: kkt.solve(
+                kkt.Problem(lambda y, q: jnp.sum(jnp.abs(y) ** power) + q @ y, box=kkt.Box(-50.0, 50.0), args=(q,)),
+                jnp.zeros(4),
+            )
+        )
+    )
+    expected = np.clip(-np.sign(q) * (np.abs(q) / power) ** (1 / (power - 1)), -50, 50)
+    solution = solve(q)
+    assert names(solution) == {"SOLVED"}
+    np.testing.assert_allclose(solution.primal, expected, atol=1e-6)
+
+
+def test_an_infimum_that_is_not_attained_is_not_solved(x64):
+    solution = kkt.solve(kkt.Problem(lambda y: jnp.sum(jnp.exp(-y)), box=kkt.Box(0.0, jnp.inf)), jnp.zeros(2))
+    assert "SOLVED" not in names(solution)
+
+
+# ------------------------------------------------------------------------------------------------ DualBisection
+def test_fixed_variables_that_are_not_zero(x64):
+    problem = kkt.Problem(kkt.Quadratic(np.ones(4), np.zeros(4)), kkt.Sum(2.2), kkt.Box([0.0, 0.0, 1.0, 1.0], 1.0))
+    np.testing.assert_allclose(kkt.solve(problem).primal, [0.1, 0.1, 1, 1], atol=1e-12)
+    found = projections.euclidean([0.3, 0.4, 0.5, 0.6], 2.2, lower=[0.0, 0.0, 1.0, 1.0], upper=1.0)
+    np.testing.assert_allclose(found, [0.05, 0.15, 1, 1], atol=1e-12)
+
+
+def test_some_infinite_bounds_in_an_entropy(x64):
+    w = np.array([0.2, 1.39, 1.58, 0.23, 0.51, 0.65])
+    t = np.array([-0.46, 1.22, -0.86, 1.25, -0.27, -1.49])
+    upper = np.array([np.inf, np.inf, 1.98, np.inf, 1.35, np.inf])
+    objective = kkt.Separable(lambda y, t: jax.scipy.special.xlogy(y, y) - t * y, t, lambda z, t: jnp.exp(z + t - 1))
+    solution = kkt.solve(kkt.Problem(objective, kkt.Sum(1.67, w), kkt.Box(0.0, upper)))
+    assert names(solution) == {"SOLVED"}
+    np.testing.assert_allclose(w @ solution.primal, 1.67, rtol=1e-12)
+
+
+# ---------------------------------------------------------------------------------------------------------- LML
+def test_masked_rows_sum_to_k(dtype, rng):
+    small = {"float32": 1e-5, "float64": 1e-12}[dtype.name]
+    np.testing.assert_allclose(lml(jnp.zeros(8, dtype), 2, where=jnp.arange(8) < 3)[:3], 2 / 3, rtol=small)
+    for n in (3, 12, 100):
+        x, mask = (3 * rng.normal(size=(1000, n))).astype(dtype), rng.random((1000, n)) < 0.6
+        mask[:, 0] = True
+        for w in (np.ones((1000, n), dtype), np.exp(rng.normal(size=(1000, n))).astype(dtype)):
+            k = (np.sum(mask * w, 1) * rng.choice([0.01, 0.1, 0.5, 0.9, 0.999], size=1000)).astype(dtype)
+            y = np.asarray(lml(x, k, where=mask, weights=w), float)
+            assert np.all(y[~mask] == 0)
+            assert y.max() <= 1
+            np.testing.assert_allclose(np.sum(w * y, 1), k, rtol=small)
+
+
+def test_temperature_beside_infinite_scores(x64):
+    def loss(temperature, x):
+        return jnp.sum(lml(x, 2, temperature=temperature) * jnp.arange(4.0))
+
+    for end in (-jnp.inf, jnp.inf):
+        x, h = jnp.array([1.0, end, 0.0, 2.0]), 1e-6
+        difference = (loss(1 + h, x) - loss(1 - h, x)) / (2 * h)
+        np.testing.assert_allclose(jax.grad(loss)(1.0, x), difference, atol=1e-8)
+    assert jax.grad(loss)(1e-30, jnp.array([1.0, 0.5, 0.0, 2.0])) == 0
+
+
+def test_one_hot_rows_are_no_labels():
+    with pytest.raises(ValueError, match="one-hot"):
+        lml_loss(jnp.ones((1, 4)), jnp.array([[0, 1, 0, 0]]), 2)
+    with pytest.raises(ValueError, match="targets must lie"):
+        lml_binary_cross_entropy(jnp.ones(3), [0.0, 2.0, 0.0], 1)
+
+
+def test_no_scores():
+    assert lml(jnp.zeros((3, 0)), 0).shape == (3, 0)
+    assert lml(jnp.zeros(0), 0).shape == (0,)
+    with pytest.raises(TypeError, match="axis must be an integer"):
+        lml(jnp.zeros(3), 1, axis=1.0)
+
+
+# ----------------------------------------------------------------------------------------------------- the door
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: kkt.solve(kkt.Problem(kkt.Quadratic(None, jnp.zeros(0)))), "no entries"),
+        (lambda: kkt.solve(kkt.Problem(cost, args=(jnp.nan,)), jnp.zeros(2)), "args has a NaN"),
+        (lambda: kkt.Problem(cost, inequality=disc), "solve_qp"),
+        (lambda: kkt.Problem(cost, args=("text",)), "args must hold numbers"),
+        (lambda: kkt.solve(kkt.Problem(cost, lambda y: y[0] == 1), jnp.zeros(2)), "real numbers"),
+        (lambda: kkt.solve(kkt.Problem(cost), jnp.zeros(2), solver=kkt.InteriorPoint), "instance"),
+        (lambda: kkt.differentiable(kkt.Problem(cost), jnp.zeros(2), (0.0, None, None)), "dual must be a Dual"),
+        (lambda: kkt.solve_qp(None, [1.0], [[1.0]], [-jnp.inf]), "h has an entry"),
+        (lambda: projections.entropic([-1.0, 1.0], 1.0), "v must be nonnegative"),
+        (lambda: projections.optimal_transport(jnp.ones((2, 2)), [0.5, 0.5], [0.5, 0.5], 0.0), "epsilon must be"),
+    ],
+)
+def test_messages_name_the_argument(call, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        call()
+
+
+def test_a_list_is_an_array():
+    solution = kkt.solve(kkt.Problem(lambda y: jnp.sum((y - 1) ** 2)), [0.0, 0.0])
+    np.testing.assert_allclose(solution.primal, 1.0, atol=1e-5)
+
+
+def test_where_there_is_no_point_there_is_none_to_apply():
+    solution = kkt.solve_qp(jnp.eye(2), jnp.zeros(2), [[1.0, 1.0], [-1.0, -1.0]], [1.0, -2.0])
+    assert names(solution) == {"PRIMAL_INFEASIBLE"}
+    assert np.isnan(solution.primal).all()
+    assert np.isposinf(solution.objective)
