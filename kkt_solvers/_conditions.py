@@ -271,7 +271,7 @@ def certify(
         claim = jnp.where(claim, Status.SOLVED, Status.MAX_ITERATIONS)
     worst = measured.largest
     refuted = (claim == Status.SOLVED) & (worst > tolerance**0.5)
-    unsolved = jnp.where(claim == Status.STALLED, Status.STALLED, Status.MAX_ITERATIONS)
+    unsolved = jnp.where(claim == Status.INACCURATE, Status.INACCURATE, Status.MAX_ITERATIONS)
     unsolved = jnp.where(refuted | (claim == Status.NUMERICAL_ERROR), Status.NUMERICAL_ERROR, unsolved)
     status = jnp.where(worst <= tolerance, Status.SOLVED, unsolved)
     # With multipliers a `y` that is not finite may leave no trace in the residuals.

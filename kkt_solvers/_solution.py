@@ -23,7 +23,7 @@ class Status(enum.IntEnum):
     DUAL_INFEASIBLE = 3
     INVALID = 4
     NUMERICAL_ERROR = 5
-    STALLED = 6
+    INACCURATE = 6
 
     @property
     def message(self) -> str:
@@ -46,7 +46,7 @@ _MESSAGES = {
         "the point is not finite or is far from satisfying the KKT conditions; derivatives are NaN. Check that the "
         "objective is finite at the starting point, or choose another solver"
     ),
-    Status.STALLED: (
+    Status.INACCURATE: (
         "the KKT residuals stopped falling before they reached the tolerance, mostly because rounding allows no more; "
         "the best point is returned and its derivative is that of the KKT conditions there. Compute in float64 "
         "(jax_enable_x64), loosen `tol`, or check that the objective attains its infimum"
@@ -56,7 +56,7 @@ _MESSAGES = {
 
 def is_differentiable(status: jax.Array) -> jax.Array:
     """Whether derivatives are numbers; under all other statuses they are NaN."""
-    return (status == Status.SOLVED) | (status == Status.MAX_ITERATIONS) | (status == Status.STALLED)
+    return (status == Status.SOLVED) | (status == Status.MAX_ITERATIONS) | (status == Status.INACCURATE)
 
 
 @pytree()

@@ -111,4 +111,4 @@ plt.show()
 # - bounds that are infinite, or equal to each other, which fixes a variable;
 # - ``y`` as a dictionary of arrays, or any other pytree.
 #
-# Inequalities that are not bounds take a slack variable; for quadratic programs ``kkt.solve_qp`` adds it.
+# Linear inequalities that are not bounds take a slack variable; for quadratic programs ``kkt.solve_qp`` adds it.

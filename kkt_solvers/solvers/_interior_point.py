@@ -135,7 +135,7 @@ class InteriorPoint(Solver):
         if not isinstance(problem.objective, Quadratic):
             claim = jnp.where(is_convex(problem, y), claim, Status.INVALID)
         unsolved = claim == Status.MAX_ITERATIONS
-        claim = jnp.where(unsolved & (final.iterations < self.max_iterations), Status.STALLED, claim)
+        claim = jnp.where(unsolved & (final.iterations < self.max_iterations), Status.INACCURATE, claim)
         claim = jnp.where(unsolved & (smallest <= tol), Status.SOLVED, claim)
         shape = problem.equality.target.shape
         stands = (row_sizes(problem) > 0).astype(init.dtype).reshape(shape)  # a row of zeros has no price
