@@ -221,7 +221,7 @@ class KKTSystem(abc.ABC):
         size; `mask` is one on the free coordinates."""
 
     def refine(self, inverse: Inverse, product: Inverse, right: Pair, weights: Pair) -> Pair:
-        return with_smallest_residual(4 * float(jnp.finfo(right[0].dtype).eps), inverse, product, right, weights, _MANY)
+        return with_smallest_residual(16 * float(jnp.finfo(right[0].dtype).eps), inverse, product, right, weights, _MANY)
 
     def solve(self, problem: FlatProblem, y: jax.Array, mask: jax.Array, right: Pair, *, check: bool = False) -> Pair:
         """The solution of the system at the top of this file. Differentiable, any order: the derivative of a linear
