@@ -221,7 +221,9 @@ class KKTSystem(abc.ABC):
         size; `mask` is one on the free coordinates."""
 
     def refine(self, inverse: Inverse, product: Inverse, right: Pair, weights: Pair) -> Pair:
-        return with_smallest_residual(16 * float(jnp.finfo(right[0].dtype).eps), inverse, product, right, weights, _MANY)
+        return with_smallest_residual(
+            16 * float(jnp.finfo(right[0].dtype).eps), inverse, product, right, weights, _MANY
+        )
 
     def solve(self, problem: FlatProblem, y: jax.Array, mask: jax.Array, right: Pair, *, check: bool = False) -> Pair:
         """The solution of the system at the top of this file. Differentiable, any order: the derivative of a linear
@@ -260,8 +262,8 @@ def _checked(x: jax.Array, product: Callable[[jax.Array], jax.Array], b: jax.Arr
     small = float(jnp.finfo(x.dtype).eps) ** 0.5
     rest = w * (b - product(x))
     left = largest(rest)
-    # What is left of an inconsistent system is orthogonal to its range.
-    orthogonal = largest(w * product(w * rest)) <= small * left
+    # What is left of an inconsistent system is orthogonal to its range, as nearly as its regularised inverse can tell.
+    orthogonal = largest(w * product(w * rest)) <= small**0.5 * left
     unsolved = ~is_finite(x) | ((left > small * largest(w * b)) & ~orthogonal)
     bad = is_finite(b) & unsolved  # a point without a derivative has NaN on the right
     relative_size = left / jnp.maximum(largest(w * b), jnp.finfo(x.dtype).tiny)
@@ -320,7 +322,7 @@ def _block_elimination(
 def _weights(rows: Matrix, diagonal: jax.Array, mask: jax.Array) -> Pair:
     """Weights that bring the system to unit size: curved coordinates by the diagonal of the Hessian, rows by what they
     have of those, flat coordinates by what they have of the rows."""
-    curved = (mask > 0) & (diagonal > _least_curvature(diagonal, mask))
+    curved = (mask > 0) & (diagonal > 0)
     columns = jnp.where(curved, inverse_root(jnp.where(curved, diagonal, 1.0)), 0.0)
     of_rows = largest_entries(rows, 1, columns)
     e = 1 / _positive(jnp.where(of_rows > 0, of_rows, largest_entries(rows, 1, mask)))
