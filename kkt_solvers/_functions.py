@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from kkt_solvers._arrays import cast, is_concrete, is_finite, largest, signs
@@ -30,8 +31,8 @@ _NOT_LINEAR = (
 
 def _probe(n: int, dtype: Any, which: int) -> jax.Array:
     """A point without a pattern, its entries of the size of one."""
-    ones = jnp.ones(n, dtype)
-    return signs(ones) * (1 + (0.37 * which + 0.61 * jnp.arange(n)) % 1).astype(dtype)
+    fractions = (0.37 * which + 0.61 * np.arange(n)) % 1
+    return signs(jnp.ones(n, dtype)) * jnp.asarray(1 + fractions, dtype)
 
 
 def _affine(problem: Problem, init: Any, flat: FlatProblem, *points: jax.Array) -> jax.Array:
@@ -68,8 +69,16 @@ def _linear(problem: Problem, dtype: Any) -> jax.Array:
 
 def functions_hold(problem: Problem, init: Any, flat: FlatProblem, point: jax.Array) -> jax.Array:
     """Traced: `equality` at the point and at another one agrees with its matrix, and `P` is linear and symmetric."""
+    if not _given(problem):
+        return jnp.ones((), bool)
     dtype = flat.box.lower.dtype
     return _affine(problem, init, flat, _probe(point.size, dtype, 0), point) & _linear(problem, dtype)
+
+
+def _given(problem: Problem) -> bool:
+    """Whether the equality or `P` is a function."""
+    of_equality = problem.equality is not None and not isinstance(problem.equality, Equality)
+    return of_equality or (isinstance(problem.objective, Quadratic) and isinstance(problem.objective.P, SymmetricMap))
 
 
 @jax.jit
@@ -81,9 +90,7 @@ def _flags(problem: Problem, init: Any) -> tuple[jax.Array, jax.Array]:
 
 def check_functions(problem: Problem, init: Any) -> None:
     """Raise for a function that can be seen not to be what it should; with tracers the status is `INVALID`."""
-    given = problem.equality is not None and not isinstance(problem.equality, Equality)
-    mapped = isinstance(problem.objective, Quadratic) and isinstance(problem.objective.P, SymmetricMap)
-    if not (given or mapped) or not is_concrete((problem, init)):
+    if not _given(problem) or not is_concrete((problem, init)):
         return
     with jax.ensure_compile_time_eval():
         affine, linear = _flags(problem, init)
