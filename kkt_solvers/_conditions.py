@@ -10,21 +10,30 @@
 Nothing here knows which solver found the point.
 """
 
-import functools
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import block_sum, dense, is_finite, is_precise, largest, largest_entries, sizes, tree_where
+from kkt_solvers._arrays import dense, is_finite, largest, relative, tree_where
 from kkt_solvers._batches import in_any
-from kkt_solvers._elementwise import minimise_elementwise
 from kkt_solvers._flatten import is_valid
 from kkt_solvers._linear import solve_semidefinite
 from kkt_solvers._objectives import Quadratic, Separable, hessian_product
-from kkt_solvers._problem import Affine, FlatProblem, Operator, Sum
+from kkt_solvers._problem import Affine, FlatProblem
+from kkt_solvers._residuals import (
+    adjoint,
+    adjoint_terms,
+    gradient_and_terms,
+    largest_of_groups,
+    natural_size,
+    product_terms,
+    residuals,
+    row_sizes,
+    size_of,
+    sums,
+)
 from kkt_solvers._solution import Dual, Residuals, Status
 
 
@@ -39,20 +48,9 @@ class Point(NamedTuple):
 
 
 # ------------------------------------------------------------------------------------------ ingredients
-def adjoint(problem: FlatProblem, nu: Any) -> jax.Array:
-    """`A'nu`, a full vector."""
-    return problem.equality.adjoint(nu) + jnp.zeros_like(problem.box.lower)
-
-
 def reduced_gradient(problem: FlatProblem, y: jax.Array, nu: Any) -> jax.Array:
     """`grad f(y) + A'nu`."""
     return problem.objective.gradient(y) + adjoint(problem, nu)
-
-
-def lagrangian_minimiser(problem: FlatProblem, nu: Any) -> jax.Array:
-    """`psi(-A'nu)`: the minimiser over the box of a separable Lagrangian."""
-    assert isinstance(problem.objective, Separable)
-    return minimise_elementwise(problem.objective, -adjoint(problem, nu), problem.box.lower, problem.box.upper)
 
 
 def _separable_bound_multipliers(problem: FlatProblem, y: jax.Array, nu: Any) -> tuple[jax.Array, jax.Array]:
@@ -91,11 +89,10 @@ def bound_multipliers(problem: FlatProblem, y: jax.Array, nu: Any) -> tuple[jax.
 
 def _relative(problem: FlatProblem, y: jax.Array, nu: Any, lower: jax.Array, upper: jax.Array) -> tuple[Any, Any]:
     """Multipliers relative to the size of the gradient, and distances to the bounds relative to that of `y`."""
-    gradient = problem.objective.gradient(y)
-    scale = 1 + largest(jnp.where(jnp.isfinite(gradient), gradient, 0), adjoint(problem, nu))
-    size = 1 + jnp.abs(y)
-    distances = jnp.maximum(y - problem.box.lower, 0) / size, jnp.maximum(problem.box.upper - y, 0) / size
-    return (lower / scale, upper / scale), distances
+    _, terms = gradient_and_terms(problem.objective, y)
+    scale, size = largest(*terms, adjoint(problem, nu)), size_of(y, natural_size(problem))
+    distances = (jnp.maximum(gap, 0) / size for gap in (y - problem.box.lower, problem.box.upper - y))
+    return (relative(lower, scale), relative(upper, scale)), tuple(distances)
 
 
 def held_by(
@@ -146,9 +143,11 @@ def recover_equality(problem: FlatProblem, y: jax.Array) -> Any:
 def complete_dual(problem: FlatProblem, y: jax.Array, dual: Dual | None) -> Dual:
     """The multipliers that a solver left out, from the point."""
     nu = recover_equality(problem, y) if dual is None or dual.equality is None else dual.equality
-    if dual is not None and dual.lower is not None and dual.upper is not None:
-        return Dual(nu, dual.lower, dual.upper)
-    return Dual(nu, *bound_multipliers(problem, y, nu))
+    given = (None, None) if dual is None else (dual.lower, dual.upper)
+    if given[0] is not None and given[1] is not None:
+        return Dual(nu, *given)
+    found = bound_multipliers(problem, y, nu)
+    return Dual(nu, *(other if mine is None else mine for mine, other in zip(given, found, strict=True)))
 
 
 def with_a_row(problem: FlatProblem, dual: Any) -> tuple[FlatProblem, Any]:
@@ -171,116 +170,7 @@ def without_the_row(problem: FlatProblem, dual: Dual) -> Dual:
     return dual if none.size else Dual(none, dual.lower, dual.upper)
 
 
-# -------------------------------------------------------------------------------------------- residuals
-_LONG = 1024
-
-
-def _together(reduction: Callable[..., jax.Array], rows: Sequence[jax.Array]) -> jax.Array:
-    """The reduction of each row. One for all: each costs a CPU about a microsecond a call, most of it also where it is
-    compiled in and not run. Of long rows one by one, without an array of all."""
-    if rows[0].size > _LONG:
-        return jnp.stack([reduction(row, axis=0) for row in rows])
-    return reduction(jnp.stack(rows), axis=1)
-
-
-def _norms(*groups: Sequence[jax.Array]) -> jax.Array:
-    """The largest absolute entry in each group of vectors of one length."""
-    rows = [functools.reduce(jnp.maximum, [sizes(jnp.ravel(v)) for v in group]) for group in groups]
-    return _together(functools.partial(jnp.max, initial=0), rows)
-
-
-def _sums(*rows: jax.Array) -> jax.Array:
-    return _together(jnp.sum, rows)
-
-
-def _violation(amount: jax.Array, bound: jax.Array) -> jax.Array:
-    return jnp.where(jnp.isfinite(bound), jnp.maximum(amount, 0) / (1 + jnp.abs(bound)), 0)
-
-
-def _masked(multiplier: jax.Array, slack: jax.Array) -> jax.Array:
-    return jnp.where(multiplier == 0, 0, multiplier * slack)
-
-
-def _steep_residuals(problem: FlatProblem, y: jax.Array, nu: jax.Array) -> Residuals:
-    """Those of a steep objective, whose bounds have no multipliers: few passes, and no value of the objective."""
-    box, zero = problem.box, jnp.zeros((), y.dtype)
-
-    # Most often y is the minimiser to the last digit, and inside: one sum tells, that of the size of the terms if every
-    # entry is in it.
-    clean = (y == lagrangian_minimiser(problem, nu)) & (y >= box.lower) & (y <= box.upper)
-    checked = jnp.where(clean, y, jnp.inf)
-    terms = product_terms(problem.equality, checked)
-    told = terms if isinstance(problem.equality, Sum) else block_sum(checked)
-
-    def measured() -> tuple[jax.Array, jax.Array, jax.Array]:
-        off = (y - lagrangian_minimiser(problem, nu)) / (1 + jnp.abs(y))
-        outside = jnp.maximum(jnp.maximum(box.lower - y, y - box.upper), 0)
-        return largest(off), largest(outside), product_terms(problem.equality, y)
-
-    unclear = ~jnp.all(jnp.isfinite(told))
-    off, outside, terms = jax.lax.cond(in_any(unclear), measured, lambda: (zero, zero, terms))
-    rest = problem.equality.product(y) - problem.equality.target
-    return Residuals(off, _equality_residual(problem, rest, terms), outside, zero, zero)
-
-
-def _equality_residual(problem: FlatProblem, rest: jax.Array, terms: jax.Array) -> jax.Array:
-    """`rest = A y - b` relative to `terms = |A| |y|`, the size of what cancels in it."""
-    size, left = _norms((problem.equality.target, terms), (rest,))
-    return left / (1 + size)
-
-
-def residuals(problem: FlatProblem, y: jax.Array, dual: Dual) -> Residuals:
-    """See `Residuals` for the norms."""
-    if dual.lower is None:
-        return _steep_residuals(problem, y, dual.equality)
-    box, objective = problem.box, problem.objective
-    infeasibility = problem.equality.product(y) - problem.equality.target
-    lower, upper = _masked(dual.lower, y - box.lower), _masked(dual.upper, box.upper - y)
-    if isinstance(objective, Separable):
-        scaled_by: tuple[jax.Array, ...] = (jnp.zeros_like(y),)
-        rest = (y - lagrangian_minimiser(problem, dual.equality)) / (1 + jnp.abs(y))
-    else:
-        gradient, shift = objective.gradient(y), adjoint(problem, dual.equality)
-        scaled_by = gradient, shift, dual.lower, dual.upper
-        rest = gradient + shift - dual.lower + dual.upper
-    scale, stationarity, outside, negative = _norms(
-        scaled_by,
-        (rest,),
-        (_violation(box.lower - y, box.lower), _violation(y - box.upper, box.upper)),
-        (jnp.minimum(dual.lower, 0), jnp.minimum(dual.upper, 0)),
-    )
-    value = objective(y)
-    size = 1 + jnp.abs(jnp.where(jnp.isfinite(value), value, 0))
-    # The gap is the same number as in `Residuals`, in a form that does not cancel.
-    complementarity, gap = _sums(jnp.abs(lower) + jnp.abs(upper), rest * y + lower + upper)
-    gap = jnp.zeros_like(gap) if isinstance(objective, Separable) else gap - jnp.vdot(dual.equality, infeasibility)
-    return Residuals(
-        stationarity / (1 + scale),
-        _equality_residual(problem, infeasibility, product_terms(problem.equality, y)),
-        outside,
-        jnp.maximum(complementarity / size, negative),
-        jnp.abs(gap) / size,
-    )
-
-
-def _absolute(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.abs(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
-
-
-def product_terms(equality: Any, y: jax.Array) -> jax.Array:
-    """`|A| |y|`; for an operator `|A S y|`, which is no larger, with a diagonal `S` of random signs."""
-    if isinstance(equality, Operator):
-        return equality.product(jax.random.rademacher(jax.random.key(0), y.shape, y.dtype) * y)
-    return _absolute(equality).product(jnp.abs(y))
-
-
-def _adjoint_terms(equality: Any, nu: jax.Array) -> jax.Array:
-    """The same for `A'`."""
-    if isinstance(equality, Operator):
-        return jnp.abs(equality.adjoint(jax.random.rademacher(jax.random.key(0), nu.shape, nu.dtype) * nu))
-    return _absolute(equality).adjoint(jnp.abs(nu))
-
-
+# ----------------------------------------------------------------------------------------- certificates
 def certificate_of_infeasibility(problem: FlatProblem, nu: jax.Array) -> jax.Array:
     """Whether `nu` proves that no point of the box satisfies the equality (Farkas): `nu'(A y - b) > 0` on all of it.
 
@@ -294,12 +184,12 @@ def certificate_of_infeasibility(problem: FlatProblem, nu: jax.Array) -> jax.Arr
     bound = jnp.where(w > 0, box.lower, box.upper)
     terms = jnp.where(jnp.isfinite(bound) & (w != 0), w * jnp.where(jnp.isfinite(bound), bound, 0), 0.0)
     left = jnp.where(jnp.isfinite(bound), 0.0, jnp.abs(w))
-    total, size, left = _sums(terms, jnp.abs(terms), left)
-    of_target, size_of_target = _sums(target * nu, jnp.abs(target * nu))
-    value, scale = total - of_target, size + size_of_target
+    total, size, left = sums(terms, jnp.abs(terms), left)
+    pulled, size_of_target = sums(target * nu, jnp.abs(target * nu))
+    value, scale = total - pulled, size + size_of_target
     possible = jnp.all(jnp.isfinite(bound) | _vanishes(problem, nu, w))
-    rows = row_sizes(problem)
-    reach = 1e3 * (1 + jnp.max(jnp.abs(target) / jnp.where(rows > 0, rows, 1.0), initial=0))
+    of_target = jnp.max(relative(jnp.abs(target), row_sizes(problem)), initial=0)
+    reach = 1e3 * jnp.where(of_target > 0, of_target, natural_size(problem))
     # All false where an entry of nu or w is not a finite number.
     return possible & (value > _ray_tolerance(nu) * scale) & (value > reach * left) & (scale > 0)
 
@@ -313,17 +203,8 @@ def _vanishes(problem: FlatProblem, nu: jax.Array, w: jax.Array) -> jax.Array:
     equality = problem.equality
     rows = row_sizes(problem)
     level = jnp.max(jnp.abs(nu) * rows, initial=0)
-    size = _adjoint_terms(equality, (level / jnp.where(rows > 0, rows, 1.0)).reshape(equality.target.shape))
+    size = adjoint_terms(equality, (level / jnp.where(rows > 0, rows, 1.0)).reshape(equality.target.shape))
     return jnp.abs(w) <= 1e-2 * _ray_tolerance(nu) * size
-
-
-def row_sizes(problem: FlatProblem) -> jax.Array:
-    """The largest absolute entry of each row of `A`; ones for an operator."""
-    if isinstance(problem.equality, Operator):
-        return jnp.ones_like(problem.equality.target)
-    if isinstance(problem.equality, Sum) and problem.equality.weights is None:  # or XLA folds a long constant
-        return jnp.ones(1, problem.equality.total.dtype)
-    return largest_entries(problem.equality.rows(problem.box.lower.size), axis=1)
 
 
 def ray_of_descent(problem: FlatProblem, ray: jax.Array) -> jax.Array:
@@ -336,9 +217,9 @@ def ray_of_descent(problem: FlatProblem, ray: jax.Array) -> jax.Array:
         return jnp.zeros((), bool)
     tol = _ray_tolerance(ray)
     d = in_box_directions(problem, ray)
-    off, terms = _norms((equality.product(d),), (product_terms(equality, d),))
-    bend, curvature = _norms((objective.hessian_product(d),), (objective.diagonal(),))
-    slope, size = _sums(objective.q * d, jnp.abs(objective.q * d))
+    off, terms = largest_of_groups((equality.product(d),), (product_terms(equality, d),))
+    bend, curvature = largest_of_groups((objective.hessian_product(d),), (objective.diagonal(),))
+    slope, size = sums(objective.q * d, jnp.abs(objective.q * d))
     # The last is false where an entry of d is not a finite number.
     return (off <= tol * (1e-30 + terms)) & (bend <= tol * curvature) & (slope < -tol * size)
 
@@ -375,11 +256,6 @@ def with_ray(problem: FlatProblem, y: jax.Array, dual: Dual, status: jax.Array) 
     return y, dual, value.astype(y.dtype)
 
 
-def default_tolerance(dtype: Any) -> float:
-    """1e-8 in float64, 1e-5 in float32."""
-    return 1e-8 if is_precise(dtype) else 1e-5
-
-
 def certify(
     problem: FlatProblem, y: jax.Array, dual: Dual, converged: jax.Array, tolerance: float
 ) -> tuple[Residuals, jax.Array]:
@@ -394,11 +270,12 @@ def certify(
     if claim.dtype == bool:
         claim = jnp.where(claim, Status.SOLVED, Status.MAX_ITERATIONS)
     worst = measured.largest
+    refuted = (claim == Status.SOLVED) & (worst > tolerance**0.5)
+    unsolved = jnp.where(claim == Status.INACCURATE, Status.INACCURATE, Status.MAX_ITERATIONS)
+    unsolved = jnp.where(refuted | (claim == Status.NUMERICAL_ERROR), Status.NUMERICAL_ERROR, unsolved)
+    status = jnp.where(worst <= tolerance, Status.SOLVED, unsolved)
     # With multipliers a `y` that is not finite may leave no trace in the residuals.
     finite = jnp.isfinite(worst) & (dual.lower is None or is_finite(y))
-    refuted = (claim == Status.SOLVED) & (worst > tolerance**0.5)
-    unsolved = jnp.where(refuted | (claim == Status.NUMERICAL_ERROR), Status.NUMERICAL_ERROR, Status.MAX_ITERATIONS)
-    status = jnp.where(worst <= tolerance, Status.SOLVED, unsolved)
     status = jnp.where(finite, status, Status.NUMERICAL_ERROR)
     infeasible, unbounded = claim == Status.PRIMAL_INFEASIBLE, claim == Status.DUAL_INFEASIBLE
     proved = jax.lax.cond(

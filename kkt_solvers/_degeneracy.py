@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 
 from kkt_solvers import _lapack as lapack
 from kkt_solvers._arrays import dense, full_precision, is_precise
-from kkt_solvers._conditions import Point, adjoint, complete_dual, relative_margins
+from kkt_solvers._conditions import Point, complete_dual, relative_margins
 from kkt_solvers._derivative import active_bounds
 from kkt_solvers._elementwise import slope_of_minimiser
 from kkt_solvers._flatten import flatten
@@ -17,6 +17,7 @@ from kkt_solvers._linear import dense_kkt_matrix, schur, unit_rows
 from kkt_solvers._objectives import Separable
 from kkt_solvers._problem import FlatProblem, Problem
 from kkt_solvers._pytree import pytree
+from kkt_solvers._residuals import adjoint
 from kkt_solvers._solution import Solution
 from kkt_solvers._solve import flat_dual
 

@@ -26,18 +26,12 @@ import jax.numpy as jnp
 
 from kkt_solvers._arrays import block_sum, dense, full_precision, spread
 from kkt_solvers._batches import in_any
-from kkt_solvers._conditions import (
-    Point,
-    adjoint,
-    bound_multipliers,
-    held_by,
-    lagrangian_minimiser,
-    reduced_gradient,
-)
+from kkt_solvers._conditions import Point, bound_multipliers, held_by, reduced_gradient
 from kkt_solvers._elementwise import slope_of_minimiser
 from kkt_solvers._linear import KKTSystem, choose, schur, solve_semidefinite
 from kkt_solvers._objectives import Separable, hessian_product
 from kkt_solvers._problem import FlatProblem, Sum
+from kkt_solvers._residuals import adjoint, lagrangian_minimiser
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -149,7 +143,7 @@ def _general_rule(linear: KKTSystem, problem: FlatProblem, point: Point, d_probl
     d_gradient = d_gradient + hessian_product(problem.objective, y, moved)
     d_residual = d_residual + problem.equality.product(moved)
     mask = (~(at_lower | at_upper)).astype(y.dtype)
-    d_free, d_nu = linear.solve(problem, y, mask, (-d_gradient, -d_residual))
+    d_free, d_nu = linear.solve(problem, y, mask, (-d_gradient, -d_residual), check=True)
 
     # On the active coordinates zl - zu is the reduced gradient; on the others both stay zero.
     d_slope = d_gradient + hessian_product(problem.objective, y, d_free) + problem.equality.adjoint(d_nu)

@@ -23,7 +23,17 @@ from jax.experimental.sparse import BCOO
 
 from kkt_solvers import _lapack as lapack
 from kkt_solvers import _sparse
-from kkt_solvers._arrays import block_sum, dense, inverse_root, is_precise, largest, tree_where
+from kkt_solvers._arrays import (
+    Matrix,
+    block_sum,
+    dense,
+    inverse_root,
+    is_finite,
+    is_precise,
+    largest,
+    largest_entries,
+    tree_where,
+)
 from kkt_solvers._batches import in_any
 from kkt_solvers._cholesky import Coupling, Factor, cholesky, coupling
 from kkt_solvers._objectives import LowRank, Quadratic, Separable, SymmetricMap, hessian_product
@@ -31,6 +41,7 @@ from kkt_solvers._problem import FlatProblem, Operator
 
 _REFINEMENTS = 3
 _MANY = 12  # refinements of a regularised system
+_ROUNDS = 5  # of scaling
 
 Pair = tuple[jax.Array, jax.Array]  # (dy, dnu), or (r, s)
 Inverse = Callable[[Pair], Pair]
@@ -48,16 +59,17 @@ class _Factor(NamedTuple):
     steps: jax.Array  # of refinement, that a solve with it takes
 
 
-def _factor(K: jax.Array, sign: jax.Array | float = 1.0) -> _Factor:
+def _factor(K: jax.Array, sign: jax.Array | None = None) -> _Factor:
     """The factors of a symmetric `K`, up to what refinement mends.
 
-    `K` is scaled to unit rows, `D K D`. If that is singular, or nearly, it is regularised, `D K D + delta diag(sign)`,
-    with `sign = +1` where `K` is positive semidefinite and `-1` in its constraint block, which makes it nonsingular;
-    refinement with the true `K` takes the regularisation out again, wherever there is an inverse to find.
+    `K` is scaled, `D K D`: to a unit diagonal where it is positive semidefinite, which is without a `sign`, else to
+    unit rows. If that is singular, or nearly, it is regularised, `D K D + delta diag(sign)`, with `sign = +1` where `K`
+    is positive semidefinite and `-1` in its constraint block, which makes it nonsingular; refinement with the true `K`
+    takes the regularisation out again, wherever there is an inverse to find.
     """
-    scaled, scale = unit_rows(K)
+    scaled, scale = unit_diagonal(K) if sign is None else unit_rows(K)
     delta = _regularisation(K.dtype)
-    shift = delta * jnp.broadcast_to(jnp.asarray(sign, K.dtype), (len(K),))
+    shift = delta * (jnp.ones(len(K), K.dtype) if sign is None else sign)
     factor = lapack.lu_factor(scaled)
     pivot = jnp.min(jnp.abs(jnp.diag(factor[0])))
     singular = ~(pivot > delta)
@@ -72,14 +84,26 @@ def _solve(factor: _Factor, r: jax.Array) -> jax.Array:
 
 
 def unit_rows(K: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`D K D` and `D`, with entries of at most about one in absolute value."""
-    scale = unit_scale(K)
-    return K * scale[:, None] * scale[None, :], scale
+    """`D K D` and `D`, with a largest entry of about one in every row: a few rounds of [ruiz2001].
+
+    One round is not enough where an off-diagonal entry is the largest one of a row.
+    """
+
+    def once(_: Any, D: jax.Array) -> jax.Array:
+        return D * inverse_root(jnp.max(jnp.abs(K) * D[:, None] * D, axis=1))
+
+    D = jax.lax.fori_loop(0, _ROUNDS, once, jnp.ones(len(K), K.dtype))
+    return K * D[:, None] * D, D
+
+
+def unit_diagonal(K: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`D K D` and `D` of a positive semidefinite `K`, with ones on its diagonal: whatever the units of its rows."""
+    D = inverse_root(jnp.diag(K))
+    return K * D[:, None] * D, D
 
 
 def unit_scale(K: jax.Array) -> jax.Array:
-    norms = jnp.max(jnp.abs(K), axis=1)
-    return inverse_root(norms)
+    return inverse_root(jnp.max(jnp.abs(K), axis=1))
 
 
 def _refined(inverse: Callable[[Any], Any], product: Callable[[Any], Any], b: Any, steps: Any) -> Any:
@@ -119,7 +143,7 @@ def with_smallest_residual(
     generalised conjugate residuals. Where `inverse` is far off in a few directions, each takes about one step."""
 
     def flat(pair: Pair) -> jax.Array:
-        return jnp.concatenate(pair)
+        return jnp.concatenate([pair[0], jnp.ravel(pair[1])])
 
     def again(state: Any) -> Any:
         x, rest, steps, images, now, _, count = state
@@ -143,7 +167,7 @@ def with_smallest_residual(
     b = w * flat(right)
 
     def pair(v: jax.Array) -> Pair:
-        return v[:n], v[n:]
+        return v[:n], v[n:].reshape(right[1].shape)
 
     size, none = norm(b), jnp.zeros((most, b.size), b.dtype)
     small = accuracy * size
@@ -187,22 +211,29 @@ class KKTSystem(abc.ABC):
     | `Quadratic`, `P` a `LowRank` | `LowRankKKT` |
     | `Quadratic` with a sparse `P` or `A`, more than 500 variables | `SparseKKT` |
     | any other, up to 3000 variables and equalities together | `DenseKKT` |
+    | a linear program beyond that | `DiagonalKKT` |
     | any other | `MatrixFreeKKT` |
     """
 
     @abc.abstractmethod
-    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Inverse, Any]:
-        """`(r, s) -> (dy, dnu)`, up to what refinement mends, and how many steps of it that takes; `mask` is one on
-        the free coordinates."""
+    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Inverse, Pair]:
+        """`(r, s) -> (dy, dnu)`, up to what refinement mends, and weights that bring the rows of the system to the same
+        size; `mask` is one on the free coordinates."""
 
-    def refine(self, inverse: Inverse, product: Inverse, right: Pair, steps: Any) -> Pair:
-        return _refined(inverse, product, right, steps)
+    def refine(self, inverse: Inverse, product: Inverse, right: Pair, weights: Pair) -> Pair:
+        return with_smallest_residual(
+            16 * float(jnp.finfo(right[0].dtype).eps), inverse, product, right, weights, _MANY
+        )
 
-    def solve(self, problem: FlatProblem, y: jax.Array, mask: jax.Array, right: Pair) -> Pair:
+    def solve(self, problem: FlatProblem, y: jax.Array, mask: jax.Array, right: Pair, *, check: bool = False) -> Pair:
         """The solution of the system at the top of this file. Differentiable, any order: the derivative of a linear
-        solve is another solve with the same inverse."""
+        solve is another solve with the same inverse.
+
+        A system without a solution (dependent active constraints whose right-hand sides disagree) is solved in the
+        sense of least squares. With `check` a result that is neither is NaN, with a warning.
+        """
         frozen = jax.lax.stop_gradient((problem, y, mask))
-        inverse, steps = self.inverse(*frozen)
+        inverse, weights = self.inverse(*frozen)
         shape = right[1].shape
 
         # JAX transposes a linear solve only if all of its right-hand side is a variable: so it is one vector.
@@ -212,14 +243,50 @@ class KKTSystem(abc.ABC):
         def unpack(x: jax.Array) -> Pair:
             return x[: y.size], x[y.size :].reshape(shape)
 
+        def apply(x: jax.Array) -> jax.Array:
+            return pack(kkt_product(*frozen, unpack(x)))
+
         def solve(_: Any, b: jax.Array) -> jax.Array:
-            return pack(self.refine(inverse, lambda x: kkt_product(*frozen, x), unpack(b), steps))
+            x = pack(self.refine(inverse, lambda x: kkt_product(*frozen, x), unpack(b), weights))
+            return _checked(x, apply, b, pack(weights)) if check else x
 
         def product(x: jax.Array) -> jax.Array:
             return pack(kkt_product(problem, y, mask, unpack(x)))
 
         r, s = right
         return unpack(jax.lax.custom_linear_solve(product, pack((mask * r, s)), solve, symmetric=True))
+
+
+def _checked(x: jax.Array, product: Callable[[jax.Array], jax.Array], b: jax.Array, w: jax.Array) -> jax.Array:
+    """`x` where it solves `K x = b`, or does so as nearly as can be; else NaN, with a warning."""
+    small = float(jnp.finfo(x.dtype).eps) ** 0.5
+    rest = w * (b - product(x))
+    left = largest(rest)
+    # What is left of an inconsistent system is orthogonal to its range, as nearly as its regularised inverse can tell.
+    orthogonal = largest(w * product(w * rest)) <= small**0.5 * left
+    unsolved = ~is_finite(x) | ((left > small * largest(w * b)) & ~orthogonal)
+    bad = is_finite(b) & unsolved  # a point without a derivative has NaN on the right
+    relative_size = left / jnp.maximum(largest(w * b), jnp.finfo(x.dtype).tiny)
+
+    def warned() -> jax.Array:
+        # A pure callback, whose value is used: a mere effect is dropped when the solve is transposed.
+        like = jax.ShapeDtypeStruct((), x.dtype)
+        return jax.pure_callback(_warn, like, jnp.where(bad, relative_size, 0.0), vmap_method="broadcast_all")
+
+    zero = jnp.zeros((), x.dtype)
+    return x + jnp.where(bad, jax.lax.cond(in_any(bad), warned, lambda: zero), 0.0)
+
+
+def _warn(error: Any) -> np.ndarray:
+    error = np.asarray(error)
+    if np.any(error != 0):
+        warnings.warn(
+            f"the linear system of a derivative did not converge (relative residual {np.nanmax(error):.1e}) and the "
+            "result is NaN; compute in float64, or pass linear=MatrixFreeKKT(max_iterations=...) or linear=DenseKKT()",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return np.full_like(error, np.nan)
 
 
 def kkt_product(problem: FlatProblem, y: jax.Array, mask: jax.Array, x: Pair) -> Pair:
@@ -235,7 +302,8 @@ def _block_elimination(
     mask: jax.Array,
     invert: Callable[[jax.Array], jax.Array],
     schur_complement: Callable[[jax.Array], jax.Array],
-) -> tuple[Inverse, Any]:
+    diagonal: jax.Array,
+) -> tuple[Inverse, Pair]:
     """From `invert = F (F H F + I - F)^{-1} F` and `schur_complement(A) = A invert(A')`."""
     rows = dense(problem.equality.rows(mask.size))
     S = schur_complement(rows)
@@ -248,23 +316,43 @@ def _block_elimination(
         dy = invert(r - dnu @ rows) + (1 - mask) * r
         return dy, dnu.reshape(right[1].shape)
 
-    return inverse, _REFINEMENTS
+    return inverse, _weights(rows, diagonal, mask)
+
+
+def _weights(rows: Matrix, diagonal: jax.Array, mask: jax.Array) -> Pair:
+    """Weights that bring the system to unit size: curved coordinates by the diagonal of the Hessian, rows by what they
+    have of those, flat coordinates by what they have of the rows."""
+    curved = (mask > 0) & (diagonal > 0)
+    columns = jnp.where(curved, inverse_root(jnp.where(curved, diagonal, 1.0)), 0.0)
+    of_rows = largest_entries(rows, 1, columns)
+    e = 1 / _positive(jnp.where(of_rows > 0, of_rows, largest_entries(rows, 1, mask)))
+    flat = 1 / _positive(largest_entries(rows, 0, e))
+    return jnp.where(curved, columns, jnp.where(mask > 0, flat, 1.0)), e
+
+
+def _positive(size: jax.Array) -> jax.Array:
+    return jnp.where(size > 0, size, 1.0)
+
+
+def _least_curvature(diagonal: jax.Array, mask: jax.Array) -> jax.Array:
+    """Less is counted as flat. Were it less, the inverse of a flat coordinate would drown the curvature of the others
+    in the Schur complement; were it more, refinement would be slow."""
+    return float(jnp.finfo(diagonal.dtype).eps) ** (1 / 3) * _positive(largest(mask * diagonal))
 
 
 @dataclass(frozen=True)
 class DiagonalKKT(KKTSystem):
-    """A `Quadratic` with a diagonal `P`: Schur complement, O(n m^2) time and O(n m) memory."""
+    """A `Quadratic` with a diagonal `P`, or none: Schur complement, O(n m^2) time and O(n m) memory."""
 
-    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Inverse, Any]:
+    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Inverse, Pair]:
         diagonal = hessian_product(problem.objective, y, jnp.ones_like(y))
-        slope = mask / _floored(diagonal)
-        return _block_elimination(problem, mask, lambda v: slope * v, lambda rows: schur(rows, slope))
+        slope = mask / _floored(diagonal, mask)
+        return _block_elimination(problem, mask, lambda v: slope * v, lambda rows: schur(rows, slope), diagonal)
 
 
-def _floored(diagonal: jax.Array) -> jax.Array:
+def _floored(diagonal: jax.Array, mask: jax.Array) -> jax.Array:
     """A flat coordinate gets a little curvature, which refinement takes out again."""
-    size = largest(diagonal)
-    return jnp.maximum(diagonal, _regularisation(diagonal.dtype) * jnp.where(size > 0, size, 1.0))
+    return jnp.maximum(diagonal, _least_curvature(diagonal, mask))
 
 
 @dataclass(frozen=True)
@@ -278,8 +366,7 @@ class LowRankKKT(KKTSystem):
         objective = problem.objective
         if not isinstance(objective, Quadratic) or not isinstance(objective.P, LowRank):
             raise TypeError("LowRankKKT needs a Quadratic with P = LowRank(diagonal, factor)")
-        slope = mask / _floored(objective.P.diagonal)
-        V = objective.P.factor
+        slope, V = mask / _floored(objective.P.diagonal, mask), objective.P.factor
         # (D + V V')^{-1} = D^{-1} - D^{-1} V (I + V' D^{-1} V)^{-1} V' D^{-1}
         capacitance = lapack.cholesky(jnp.eye(V.shape[1], dtype=y.dtype) + V.T @ (slope[:, None] * V))
 
@@ -287,7 +374,8 @@ class LowRankKKT(KKTSystem):
             v = slope * v
             return v - slope * (V @ lapack.cho_solve(capacitance, V.T @ v))
 
-        return _block_elimination(problem, mask, invert, lambda rows: rows @ jax.vmap(invert, 1, 1)(rows.T))
+        diagonal = objective.diagonal()
+        return _block_elimination(problem, mask, invert, lambda rows: rows @ jax.vmap(invert, 1, 1)(rows.T), diagonal)
 
 
 @dataclass(frozen=True)
@@ -314,7 +402,7 @@ class DenseKKT(KKTSystem):
             quick = by_cholesky(b)
             return jnp.where(definite, quick, jax.lax.cond(needed, lambda: _solve(factor, b), lambda: quick))
 
-        return _on_pairs(inverse, y.size), jnp.where(definite, 1, factor.steps)
+        return _on_pairs(inverse, y.size), _weights(A, H if H.ndim == 1 else jnp.diag(H), mask)
 
 
 @dataclass(frozen=True)
@@ -328,11 +416,11 @@ class RegularisedKKT(KKTSystem):
         H, A = dense_hessian(problem, y), dense(problem.equality.rows(y.size)) * mask
         if self.pivot:
             factor = _pivoted(H, A, mask)
-            return _on_pairs(lambda b: _solve(factor, b), y.size), factor.steps
+            return _on_pairs(lambda b: _solve(factor, b), y.size), _weights(A, H if H.ndim == 1 else jnp.diag(H), mask)
         _, by_cholesky = _by_cholesky(H, A, mask, jnp.all(A == 0, axis=1), regularise=True)
-        return _on_pairs(by_cholesky, y.size), _REFINEMENTS
+        return _on_pairs(by_cholesky, y.size), _weights(A, H if H.ndim == 1 else jnp.diag(H), mask)
 
-    def refine(self, inverse: Inverse, product: Inverse, right: Pair, steps: Any) -> Pair:
+    def refine(self, inverse: Inverse, product: Inverse, right: Pair, weights: Pair) -> Pair:
         return refined_to(4 * float(jnp.finfo(right[0].dtype).eps), inverse, product, right, _MANY)
 
 
@@ -363,7 +451,7 @@ def _by_cholesky(
         K: jax.Array, scale: jax.Array, shift: jax.Array, delta: float, rows: Coupling | None = None
     ) -> tuple[Factor, jax.Array]:
         R = cholesky(K, scale, shift, rows)
-        good = jnp.min(R.pivots(), initial=1.0) ** 2 > eps ** (1 / 3)  # false for a NaN
+        good = (jnp.min(R.pivots(), initial=1.0) ** 2 > eps ** (1 / 3)) & R.is_definite()
         if not regularise:
             return R, good
 
@@ -430,7 +518,7 @@ class SparseKKT(KKTSystem):
             x = solve(jnp.concatenate([right[0], jnp.ravel(right[1])]))
             return x[:n], x[n:].reshape(right[1].shape)
 
-        return inverse, _REFINEMENTS
+        return inverse, _weights(problem.equality.rows(n), objective.diagonal(), mask)
 
 
 @dataclass(frozen=True)
@@ -446,21 +534,29 @@ class MatrixFreeKKT(KKTSystem):
     Arguments:
         tol: largest relative residual; `None` for 1e-10 in float64, 1e-4 in float32.
         max_iterations: of conjugate gradients; in a linear program it is enough to refine.
-        warn: whether a residual that stays large is worth a warning.
     """
 
     tol: float | None = None
     max_iterations: int = 2000
-    warn: bool = True
 
-    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Inverse, Any]:
-        # In a linear program nothing is left for conjugate gradients: refinement alone takes the identity out again.
-        linear = isinstance(problem.objective, Quadratic) and problem.objective.P is None
-        slope = mask if linear else mask / _floored(diagonal_curvature(problem, y))
-        steps = _REFINEMENTS if linear else 0
+    def inverse(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Inverse, Pair]:
+        # The matrix with a diagonal in place of the Hessian: a preconditioner of conjugate gradients.
+        if _is_linear(problem):  # nothing is left for those; refinement alone takes the identity out again
+            eliminated = self._elimination(problem, mask, mask)
+            return lambda right: _refined(
+                eliminated, lambda x: kkt_product(problem, y, mask, x), right, _REFINEMENTS
+            ), self._no_weights(problem, y)
+        slope = mask / _floored(diagonal_curvature(problem, y), mask)
+        return self._elimination(problem, mask, slope), self._no_weights(problem, y)
+
+    def _no_weights(self, problem: FlatProblem, y: jax.Array) -> Pair:
+        return jnp.ones_like(y), jnp.ones_like(problem.equality.target)
+
+    def _elimination(self, problem: FlatProblem, mask: jax.Array, slope: jax.Array) -> Inverse:
         if isinstance(problem.equality, Operator):
-            return self._iterative_elimination(problem.equality, mask, slope), steps
-        return _block_elimination(problem, mask, lambda v: slope * v, lambda rows: schur(rows, slope))[0], steps
+            return self._iterative_elimination(problem.equality, mask, slope)
+        curvature = jnp.ones_like(slope)
+        return _block_elimination(problem, mask, lambda v: slope * v, lambda rows: schur(rows, slope), curvature)[0]
 
     def _iterative_elimination(self, equality: Operator, mask: jax.Array, slope: jax.Array) -> Inverse:
         """Block elimination whose Schur complement is never formed: conjugate gradients again."""
@@ -478,43 +574,24 @@ class MatrixFreeKKT(KKTSystem):
 
         return inverse
 
-    def refine(self, inverse: Inverse, product: Inverse, right: Pair, steps: Any) -> Pair:
+    def refine(self, inverse: Inverse, product: Inverse, right: Pair, weights: Pair) -> Pair:
         dtype = right[0].dtype
         tol = (1e-10 if is_precise(dtype) else 1e-4) if self.tol is None else self.tol
         x, _ = jax.scipy.sparse.linalg.cg(
             product,
             right,
-            x0=_refined(inverse, product, right, steps),
+            x0=inverse(right),
             tol=0.1 * tol,
-            maxiter=steps or self.max_iterations,
+            maxiter=self.max_iterations,
             M=inverse,
         )
         rest = jax.tree.map(jnp.subtract, right, product(x))
         error, size = (jnp.sqrt(sum(jnp.sum(part * part) for part in pair)) for pair in (rest, right))
-        relative = error / jnp.where(size > 0, size, 1.0)
-        if not self.warn:
-            return jax.tree.map(lambda part: jnp.where(relative <= tol, part, jnp.nan), x)
-        # A pure callback, whose value is used: a mere effect is dropped when the solve is transposed.
-        scale = jax.pure_callback(
-            functools.partial(_one_or_nan, tol),
-            jax.ShapeDtypeStruct((), dtype),
-            relative,
-            vmap_method="broadcast_all",
-        )
-        return jax.tree.map(lambda part: part * scale, x)
+        return jax.tree.map(lambda part: jnp.where(error <= tol * jnp.where(size > 0, size, 1.0), part, jnp.nan), x)
 
 
-def _one_or_nan(tol: float, error: Any) -> np.ndarray:
-    error = np.asarray(error)
-    good = error <= tol
-    if not np.all(good):
-        warnings.warn(
-            f"the linear system of a derivative did not converge (relative residual {np.max(error):.1e}) and its "
-            "result is NaN; pass linear=MatrixFreeKKT(max_iterations=...) or linear=DenseKKT()",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    return np.where(good, 1.0, np.nan).astype(error.dtype)
+def _is_linear(problem: FlatProblem) -> bool:
+    return isinstance(problem.objective, Quadratic) and problem.objective.P is None
 
 
 def diagonal_curvature(problem: FlatProblem, y: jax.Array) -> jax.Array:
@@ -549,4 +626,6 @@ def choose(problem: FlatProblem) -> KKTSystem:
             return DiagonalKKT()
         if n > _SPARSE_FROM and (isinstance(objective.P, BCOO) or isinstance(A, BCOO)):
             return SparseKKT()
-    return DenseKKT() if n + m <= _DENSE_UP_TO else MatrixFreeKKT()
+    if n + m <= _DENSE_UP_TO:
+        return DenseKKT()
+    return DiagonalKKT() if _is_linear(problem) else MatrixFreeKKT()

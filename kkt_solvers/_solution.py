@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ class Status(enum.IntEnum):
     DUAL_INFEASIBLE = 3
     INVALID = 4
     NUMERICAL_ERROR = 5
+    INACCURATE = 6
 
     @property
     def message(self) -> str:
@@ -34,22 +36,27 @@ _MESSAGES = {
         "stopped before the KKT residuals reached the tolerance; the best point is returned and its derivative is "
         "that of the KKT conditions there. Allow more iterations, loosen `tol` or choose another solver"
     ),
-    Status.PRIMAL_INFEASIBLE: "no point satisfies all of the constraints; derivatives are NaN",
+    Status.PRIMAL_INFEASIBLE: "no point satisfies all of the constraints; primal and derivatives are NaN",
     Status.DUAL_INFEASIBLE: "the objective is unbounded below on the feasible set; derivatives are NaN",
     Status.INVALID: (
-        "the data are not those of a convex problem (a NaN, an infinite coefficient, lower > upper, an objective "
-        "found not to be convex, or an equality found not to be affine); results are NaN"
+        "the data are not those of a convex problem (a NaN, an infinite coefficient, lower > upper, or an objective "
+        "found not to be convex); results are NaN"
     ),
     Status.NUMERICAL_ERROR: (
         "the point is not finite or is far from satisfying the KKT conditions; derivatives are NaN. Check that the "
         "objective is finite at the starting point, or choose another solver"
+    ),
+    Status.INACCURATE: (
+        "the KKT residuals stopped falling before they reached the tolerance, mostly because rounding allows no more; "
+        "the best point is returned and its derivative is that of the KKT conditions there. Compute in float64 "
+        "(jax_enable_x64), loosen `tol`, or check that the objective attains its infimum"
     ),
 }
 
 
 def is_differentiable(status: jax.Array) -> jax.Array:
     """Whether derivatives are numbers; under all other statuses they are NaN."""
-    return (status == Status.SOLVED) | (status == Status.MAX_ITERATIONS)
+    return (status == Status.SOLVED) | (status == Status.MAX_ITERATIONS) | (status == Status.INACCURATE)
 
 
 @pytree()
@@ -71,16 +78,22 @@ class Dual:
 @pytree()
 @dataclass(frozen=True, eq=False)
 class Residuals:
-    """Relative KKT residuals in the infinity norm, computed from problem and point alone, not by the solver.
+    """Relative KKT residuals, computed from problem and point alone, not by the solver.
 
-    - `stationarity`: `|grad f + A'nu - zl + zu|`, relative to one plus the largest of its terms. For a separable
-      objective: `|y - psi(-A'nu)|` relative to `1 + |y|`, with `psi` the elementwise minimiser over the box, which
-      stays meaningful where `grad f` is infinite.
-    - `equality`: `|A y - b|`, relative to one plus the larger of `|b|` and `|A| |y|`.
-    - `box`: the violation of the bounds, relative to one plus the bound.
-    - `complementarity`: `sum_i zl_i (y_i - l_i) + zu_i (u_i - y_i)` in absolute value, relative to `1 + |f(y)|`.
-    - `gap`: `|grad f'y + b'nu - l'zl + u'zu|`, the duality gap of a linear or quadratic program, relative to
-      `1 + |f(y)|`. Zero for a separable objective, where the other four bound it.
+    Each is relative to the terms that cancel in it: the data may be in cents or in millions. All are infinite where
+    something is not a finite number.
+
+    - `stationarity`: `|grad f + A'nu - zl + zu|`, relative to its largest term: `|P y|`, `|q|`, `|A'nu|` or
+      `|zu - zl|`, in the infinity norm. For an objective given as a function `|H S y|` and `|grad f|` stand for the
+      first two, with `H` its Hessian and `S` a diagonal of signs. For a separable objective: `|y - psi(-A'nu)|`
+      relative to `|y|`, with `psi` the elementwise minimiser over the box, which stays meaningful where `grad f` is
+      infinite.
+    - `equality`: the largest of the rows' `|A y - b|`, each relative to `|b|` or `|A| |y|` of its own row.
+    - `box`: the violation of a bound, relative to the sizes of that bound and of `y`.
+    - `complementarity`: `sum_i zl_i (y_i - l_i) + zu_i (u_i - y_i)` in absolute value, relative to the size of the
+      objective: `|f(y)|` or the sum of `|y_i|` times the largest term of coordinate i in the stationarity condition.
+    - `gap`: `|grad f'y + b'nu - l'zl + u'zu|`, the duality gap of a linear or quadratic program, relative to the same
+      size. Zero for a separable objective, where the other four bound it.
     """
 
     stationarity: jax.Array
@@ -91,8 +104,8 @@ class Residuals:
 
     @property
     def largest(self) -> jax.Array:
-        """The largest of the five (NaN if one is)."""
-        return jnp.max(jnp.stack([getattr(self, field.name) for field in dataclasses.fields(self)]), axis=0)
+        """The largest of the five."""
+        return functools.reduce(jnp.maximum, [getattr(self, field.name) for field in dataclasses.fields(self)])
 
 
 @pytree()
@@ -105,7 +118,8 @@ class Solution:
 
     Where there is no solution, it holds the proof, checked, its largest entry one:
 
-    - `PRIMAL_INFEASIBLE`: `dual` is a ray, `A'nu = zl - zu` with `l'zl - u'zu - b'nu > 0` (Farkas), `objective` is inf.
+    - `PRIMAL_INFEASIBLE`: `dual` is a ray, `A'nu = zl - zu` with `l'zl - u'zu - b'nu > 0` (Farkas), `objective` is inf
+      and `primal` NaN.
     - `DUAL_INFEASIBLE`: `primal` is a ray, a direction of the box with `A y = 0`, `P y = 0` and `q'y < 0`, along which
       the objective falls without end; `objective` is -inf.
     """

@@ -8,15 +8,7 @@ import jax.numpy as jnp
 
 from kkt_solvers._arrays import full_precision
 from kkt_solvers._batches import in_any
-from kkt_solvers._conditions import (
-    Point,
-    certify,
-    complete_dual,
-    default_tolerance,
-    with_a_row,
-    with_ray,
-    without_the_row,
-)
+from kkt_solvers._conditions import Point, certify, complete_dual, with_a_row, with_ray, without_the_row
 from kkt_solvers._derivative import attach, optimal_value
 from kkt_solvers._flatten import check_init, check_values, flatten, hoisted, middle_of_box
 from kkt_solvers._functions import check_functions, functions_hold
@@ -24,6 +16,7 @@ from kkt_solvers._linear import KKTSystem
 from kkt_solvers._objectives import Separable
 from kkt_solvers._problem import FlatProblem, Problem
 from kkt_solvers._progress import Listener, listener_of, listening
+from kkt_solvers._residuals import default_tolerance
 from kkt_solvers._solution import Dual, Solution, Status, is_differentiable
 from kkt_solvers.solvers import Solver, default_solver
 
@@ -225,8 +218,10 @@ def _finish(
     point, no_value = jax.lax.cond(in_any(special), marked, lambda: plain)
     point = jax.lax.stop_gradient(point)
     point = attach(linear, flat, point)
+    # Nobody is to apply the point at which a search for a feasible one ended.
+    hidden = jnp.where(status == Status.PRIMAL_INFEASIBLE, jnp.nan, 0.0).astype(primal.dtype)
     return Solution(
-        point.primal,
+        point.primal + hidden,
         without_the_row(original, Dual(point.equality, point.lower, point.upper)),
         optimal_value(flat, point) + no_value,
         status,

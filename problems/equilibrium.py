@@ -17,10 +17,10 @@ import jax.numpy as jnp
 
 from kkt_solvers import _lapack as lapack
 from kkt_solvers._arrays import dense, float_dtype, floating, full_precision
-from kkt_solvers._conditions import default_tolerance, residuals
 from kkt_solvers._mirror import xlogx
 from kkt_solvers._objectives import Smooth
 from kkt_solvers._problem import Affine, Box, FlatProblem, Problem
+from kkt_solvers._residuals import default_tolerance, residuals
 from kkt_solvers._solution import Dual, Status
 from kkt_solvers._solve import solve
 from kkt_solvers.problems import _checks

@@ -22,6 +22,19 @@ def _compiled_code_goes():
     jax.clear_caches()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _solutions_are_graded():
+    """`kkt.solve`, wherever it is called by that name on values that can be seen, has its `SOLVED` checked: see
+    `grading`. One wrapper for the session, as compiled code is found again by the identity of the function."""
+    import grading
+
+    import kkt_solvers as kkt
+
+    original, kkt.solve = kkt.solve, grading.graded(kkt.solve)
+    yield
+    kkt.solve = original
+
+
 @pytest.fixture
 def x64():
     """Double precision for one test."""

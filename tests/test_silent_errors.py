@@ -7,7 +7,7 @@ import pytest
 
 import kkt_solvers as kkt
 from kkt_solvers import projections
-from kkt_solvers.problems import lml, lml_binary_cross_entropy, lml_loss
+from kkt_solvers.problems import bounded_least_squares, lml, lml_binary_cross_entropy, lml_loss
 
 
 def names(solution):
@@ -41,6 +41,9 @@ def test_a_map_that_is_not_linear_or_not_symmetric_is_refused(P):
 
 
 # ---------------------------------------------------------------------------------------------- finite numbers
+def test_a_value_that_is_not_finite_is_never_solved(x64):
+    problem = kkt.Problem(lambda y: -jnp.sum(jnp.log(y)), box=kkt.Box(-2.0, -1.0))
+    assert names(kkt.solve(problem, jnp.full(3, -1.5))) == {"NUMERICAL_ERROR"}
 
 
 @pytest.mark.parametrize("n", [10, 5000, 100_000])
@@ -65,6 +68,40 @@ def test_a_nan_in_a_batch():
 
 
 # -------------------------------------------------------------------------------------------------- derivatives
+@pytest.mark.parametrize("P", [[1.0, 1.0, 0.0], kkt.LowRank([1.0, 1.0, 0.0], [[0.5], [0.2], [0.0]])])
+def test_flat_coordinates_in_the_derivative(P, x64):
+    A = np.array([[1.0, 0.0, 10.0], [0.0, 1.0, 10.0]])
+
+    def y(b):
+        return kkt.solve(kkt.Problem(kkt.Quadratic(P, [-1.0, -2.0, -3.0]), kkt.Affine(A, b))).primal
+
+    np.testing.assert_allclose(A @ jax.jacobian(y)(jnp.array([1.0, 2.0])), np.eye(2), atol=1e-12)
+
+
+def test_rows_of_different_scale_in_the_derivative():
+    A = np.array([[300, -100, 200], [1e-5, 2e-5, -1e-5]], np.float32)
+
+    def y(b):
+        return kkt.solve(kkt.Problem(kkt.Quadratic(jnp.ones(3), jnp.zeros(3)), kkt.Affine(A, b))).primal
+
+    relative = np.diag([1, 1e5]) @ (A @ jax.jacobian(y)(jnp.array([1.0, 1e-5]))) @ np.diag([1, 1e-5])
+    np.testing.assert_allclose(relative, np.eye(2), atol=1e-4)
+
+
+def test_vertices_with_tiny_curvature(rng):
+    @jax.jit
+    def jacobians(A, b, q):
+        def y(b):
+            curvature = 1e-12 * jnp.eye(6)
+            return kkt.solve(kkt.Problem(kkt.Quadratic(curvature, q), kkt.Affine(A, b), kkt.Box(0.0, 2.0))).primal
+
+        return jax.jacfwd(y)(b), jax.jacrev(y)(b)
+
+    for _ in range(6):
+        A, q = (rng.normal(size=shape).astype(np.float32) for shape in ((3, 6), 6))
+        forward, reverse = jacobians(A, A @ rng.uniform(size=6).astype(np.float32), q)
+        np.testing.assert_allclose(A @ forward, np.eye(3), atol=1e-4)
+        np.testing.assert_allclose(forward, reverse, atol=1e-4 * np.abs(forward).max())
 
 
 def test_bounds_of_an_objective_without_minimiser(rng, x64):
@@ -80,9 +117,64 @@ def test_bounds_of_an_objective_without_minimiser(rng, x64):
 
 
 # -------------------------------------------------------------------------------------------------------- units
+@pytest.mark.parametrize("c", [1e-12, 1e-6, 1.0, 1e3, 1e12])
+def test_units_change_no_verdict(c, dtype, rng):
+    """Objective in units of `c`, dense and diagonal; then the variables."""
+    F, A = rng.normal(size=(20, 10, 10)), rng.normal(size=(20, 3, 10))
+    P, q = F @ F.transpose(0, 2, 1) / 10, rng.normal(size=(20, 10))
+    b = np.einsum("bij,bj->bi", A, rng.uniform(-0.5, 0.5, size=(20, 10)))
+
+    @jax.jit
+    @jax.vmap
+    def solve(P, q, A, b, size):
+        return kkt.solve(kkt.Problem(kkt.Quadratic(P, q), kkt.Affine(A, b), kkt.Box(-size, size)))
+
+    def by(f, y):
+        size = np.full(20, y, dtype)
+        return solve(*(v.astype(dtype) for v in (f / y**2 * P, f / y * q, A, y * b)), size)
+
+    small = {"float32": 1e-4, "float64": 1e-9}[dtype.name]
+    reference = by(1.0, 1.0).primal
+    in_units = [by(c, 1.0)] if dtype == np.float32 else [by(c, 1.0), by(1.0, c)]
+    for solution, unit in zip(in_units, (1.0, c), strict=False):
+        assert names(solution) == {"SOLVED"}
+        np.testing.assert_allclose(solution.primal / unit, reference, atol=small)
+
+
+def test_small_data_and_rows(dtype):
+    c = 1e-9 if dtype == np.float32 else 1e-12
+    P = np.asarray([[2, 1], [1, 2]], dtype)
+    solution = kkt.solve(kkt.Problem(kkt.Quadratic(c * P, np.asarray([-3 * c, 0], dtype))))
+    np.testing.assert_allclose(solution.primal, [2, -1], atol=1e-4)
+
+
+def test_least_squares_in_single_precision(rng):
+    X, z = (rng.normal(size=shape).astype(np.float32) for shape in ((50, 300, 5), (50, 300)))
+    found = jax.jit(jax.vmap(lambda X, z: bounded_least_squares(X, z, lower=0.0, upper=1.0)))(X, z)
+    assert np.isfinite(found).all()
 
 
 # --------------------------------------------------------------------------------------------------- objectives
+@pytest.mark.parametrize("power", [1.5, 1.2])
+def test_a_start_without_curvature(power, rng, x64):
+    q = rng.normal(size=(20, 4))
+    solve = jax.jit(
+        jax.vmap(
+            lambda q: kkt.solve(
+                kkt.Problem(lambda y, q: jnp.sum(jnp.abs(y) ** power) + q @ y, box=kkt.Box(-50.0, 50.0), args=(q,)),
+                jnp.zeros(4),
+            )
+        )
+    )
+    expected = np.clip(-np.sign(q) * (np.abs(q) / power) ** (1 / (power - 1)), -50, 50)
+    solution = solve(q)
+    assert names(solution) == {"SOLVED"}
+    np.testing.assert_allclose(solution.primal, expected, atol=1e-6)
+
+
+def test_an_infimum_that_is_not_attained_is_not_solved(x64):
+    solution = kkt.solve(kkt.Problem(lambda y: jnp.sum(jnp.exp(-y)), box=kkt.Box(0.0, jnp.inf)), jnp.zeros(2))
+    assert "SOLVED" not in names(solution)
 
 
 # ------------------------------------------------------------------------------------------------ DualBisection
@@ -167,3 +259,10 @@ def test_messages_name_the_argument(call, message):
 def test_a_list_is_an_array():
     solution = kkt.solve(kkt.Problem(lambda y: jnp.sum((y - 1) ** 2)), [0.0, 0.0])
     np.testing.assert_allclose(solution.primal, 1.0, atol=1e-5)
+
+
+def test_where_there_is_no_point_there_is_none_to_apply():
+    solution = kkt.solve_qp(jnp.eye(2), jnp.zeros(2), [[1.0, 1.0], [-1.0, -1.0]], [1.0, -2.0])
+    assert names(solution) == {"PRIMAL_INFEASIBLE"}
+    assert np.isnan(solution.primal).all()
+    assert np.isposinf(solution.objective)

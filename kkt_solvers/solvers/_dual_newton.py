@@ -8,13 +8,14 @@ import jax.numpy as jnp
 
 from kkt_solvers import _lapack as lapack
 from kkt_solvers._arrays import dense, largest, tree_where
-from kkt_solvers._conditions import certificate_of_infeasibility, default_tolerance, row_sizes
+from kkt_solvers._conditions import certificate_of_infeasibility
 from kkt_solvers._elementwise import minimise_elementwise, slope_of_minimiser
 from kkt_solvers._flatten import middle_of_box
 from kkt_solvers._linear import schur, solve_semidefinite
 from kkt_solvers._objectives import Separable
 from kkt_solvers._problem import FlatProblem
 from kkt_solvers._progress import report
+from kkt_solvers._residuals import default_tolerance, row_sizes
 from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver, separable
 

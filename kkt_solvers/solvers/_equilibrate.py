@@ -55,8 +55,12 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, sparse: bool) -> tupl
     target = jnp.ravel(problem.equality.target)
     c, scaled = jnp.ones((), init.dtype), objective
     if isinstance(objective, Quadratic):
-        # Variables of the size of the right-hand side: a proximal term counts in that unit.
-        unit = jnp.maximum(largest(e * target), 1.0)
+        # Variables of the size of the right-hand side: a proximal term counts in that unit. Where that is small, they
+        # may be as large as the unconstrained minimiser, but no larger than one, which needs no other unit.
+        curvature, slope = largest(column_sizes(P, d)), largest(d * objective.q)
+        free = jnp.where(curvature > 0, slope / jnp.where(curvature > 0, curvature, 1.0), 1.0)
+        unit = jnp.maximum(largest(e * target), jnp.clip(free, 0.0, 1.0))
+        unit = jnp.where(unit > 0, unit, 1.0)
         d, e = unit * d, e / unit
         size = largest(d * objective.q, column_sizes(P, d))
         c = 1 / jnp.where(size > 0, size, 1.0)

@@ -6,20 +6,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import is_precise, largest, tree_where
+from kkt_solvers._arrays import is_finite, is_precise, largest, signs, tree_where
 from kkt_solvers._batches import in_any, one_by_one
 from kkt_solvers._conditions import (
     certificate_of_infeasibility,
-    default_tolerance,
     ray_of_descent,
     reduced_gradient,
-    residuals,
     with_a_row,
     without_the_row,
 )
 from kkt_solvers._objectives import Quadratic
 from kkt_solvers._problem import Box, FlatProblem
 from kkt_solvers._progress import report
+from kkt_solvers._residuals import default_tolerance, gradient_and_terms, residuals, row_sizes
 from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._equilibrate import Scales, equilibrated
@@ -135,9 +134,12 @@ class InteriorPoint(Solver):
         nu, ray, claim = final.now.nu, final.now.y, final.claim
         if not isinstance(problem.objective, Quadratic):
             claim = jnp.where(is_convex(problem, y), claim, Status.INVALID)
-        claim = jnp.where((claim == Status.MAX_ITERATIONS) & (smallest <= tol), Status.SOLVED, claim)
+        unsolved = claim == Status.MAX_ITERATIONS
+        claim = jnp.where(unsolved & (final.iterations < self.max_iterations), Status.INACCURATE, claim)
+        claim = jnp.where(unsolved & (smallest <= tol), Status.SOLVED, claim)
         shape = problem.equality.target.shape
-        nu = jnp.where(claim == Status.PRIMAL_INFEASIBLE, (scales.rows * nu).reshape(shape), dual.equality)
+        stands = (row_sizes(problem) > 0).astype(init.dtype).reshape(shape)  # a row of zeros has no price
+        nu = jnp.where(claim == Status.PRIMAL_INFEASIBLE, (scales.rows * nu).reshape(shape), dual.equality * stands)
         y = jnp.where(claim == Status.DUAL_INFEASIBLE, scales.variables * ray, y)
         return y, Dual(nu, dual.lower, dual.upper), final.iterations, claim
 
@@ -176,6 +178,8 @@ def _start_inside(problem: FlatProblem, init: jax.Array, has: jax.Array) -> Iter
     gap = jnp.minimum(jnp.where(has[0] & has[1], 0.1 * (upper - lower), 1.0), 1.0)
     y = jnp.where(has[0] & ~(init - lower > 1e-2 * gap), lower + gap, init)
     y = jnp.where(has[1] & ~(upper - y > 1e-2 * gap), upper - gap, y)
+    # A start on a kink, as of a norm at the origin, is left by an irregular little step.
+    y = jnp.where(is_finite(*gradient_and_terms(problem.objective, y)[1]), y, y + 1e-3 * gap * (2 + signs(y)))
     y = jnp.where(lower == upper, lower, y)
     slope = largest(problem.objective.gradient(y))
     size = jnp.where(jnp.isfinite(slope), jnp.clip(slope, 1e-3, 1e8), 1.0)

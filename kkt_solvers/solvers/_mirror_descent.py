@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._conditions import default_tolerance
 from kkt_solvers._mirror import entropy, mirror
 from kkt_solvers._problem import FlatProblem
+from kkt_solvers._residuals import default_tolerance
 from kkt_solvers._solution import Dual
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._rounds import in_rounds, unless_empty

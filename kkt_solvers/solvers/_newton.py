@@ -56,7 +56,7 @@ def is_convex(problem: FlatProblem, y: jax.Array) -> jax.Array:
     if isinstance(objective, Separable) or isinstance(P, LowRank) or (isinstance(objective, Quadratic) and P is None):
         return jnp.ones((), bool)
     if isinstance(P, jax.Array) and P.ndim == 1:
-        return jnp.min(P, initial=0) >= -reg
+        return jnp.all(-reg <= P)
     if is_sparse(problem):
         return jnp.ones((), bool)
     H = dense_hessian(problem, y)

@@ -1,6 +1,5 @@
 """The exact solution on the active set of a nearly solved problem."""
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -8,10 +7,11 @@ import jax.numpy as jnp
 
 from kkt_solvers._arrays import tree_where
 from kkt_solvers._batches import in_any
-from kkt_solvers._conditions import bound_multipliers, held_by, residuals, with_a_row, without_the_row
+from kkt_solvers._conditions import bound_multipliers, held_by, with_a_row, without_the_row
 from kkt_solvers._linear import DenseKKT, MatrixFreeKKT, Pair, RegularisedKKT, choose
 from kkt_solvers._objectives import Quadratic, hessian_product
 from kkt_solvers._problem import FlatProblem
+from kkt_solvers._residuals import residuals
 from kkt_solvers._solution import Dual
 
 _ROUNDS = 6
@@ -30,8 +30,6 @@ def polished(
     original = problem
     problem, dual = with_a_row(problem, dual)
     (lower, upper), objective, system = (problem.box.lower, problem.box.upper), problem.objective, choose(problem)
-    if isinstance(system, MatrixFreeKKT):  # the active set may be wrong, and the system then without a solution
-        system = replace(system, warn=False)
     fixed, rounds = lower == upper, _ROUNDS if is_mendable(problem) else 1
     exact = min(float(jnp.finfo(y.dtype).eps) ** 0.75, _EXACT)
 

@@ -7,16 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers._arrays import tree_where
-from kkt_solvers._conditions import (
-    certificate_of_infeasibility,
-    default_tolerance,
-    ray_of_descent,
-    reduced_gradient,
-    residuals,
-)
+from kkt_solvers._conditions import certificate_of_infeasibility, ray_of_descent, reduced_gradient
 from kkt_solvers._objectives import Quadratic
 from kkt_solvers._problem import FlatProblem, Operator
 from kkt_solvers._progress import report
+from kkt_solvers._residuals import default_tolerance, residuals
 from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._halpern import Method, State

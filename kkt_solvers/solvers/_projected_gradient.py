@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers._arrays import inverse_root
-from kkt_solvers._conditions import default_tolerance
 from kkt_solvers._flatten import middle_of_box
 from kkt_solvers._linear import diagonal_curvature
 from kkt_solvers._objectives import Separable
 from kkt_solvers._problem import Box, FlatProblem
+from kkt_solvers._residuals import default_tolerance
 from kkt_solvers._solution import Dual
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._rounds import in_rounds, unless_empty

@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._conditions import complete_dual, default_tolerance, residuals
+from kkt_solvers._conditions import complete_dual
 from kkt_solvers._problem import FlatProblem
 from kkt_solvers._progress import report
+from kkt_solvers._residuals import default_tolerance, residuals
 from kkt_solvers._solution import Dual, Status
 
 Round = Callable[[jax.Array, Any], tuple[jax.Array, Any, jax.Array, jax.Array]]

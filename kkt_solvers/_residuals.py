@@ -1,0 +1,234 @@
+"""The relative KKT residuals of a point: how large is what should cancel, beside the terms that do cancel.
+
+No residual has a unit. The data of a problem may be multiplied by 1e6 or 1e-6 as a whole, or in a row of the equality:
+the residuals stay the same. So nothing here is measured beside one.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from kkt_solvers._arrays import block_sum, is_precise, largest, largest_entries, relative, signs, sizes
+from kkt_solvers._batches import in_any
+from kkt_solvers._elementwise import minimise_elementwise
+from kkt_solvers._objectives import Objective, Quadratic, Separable, Smooth
+from kkt_solvers._problem import FlatProblem, Operator, Sum
+from kkt_solvers._solution import Dual, Residuals
+
+
+def default_tolerance(dtype: Any) -> float:
+    """1e-8 in float64, 1e-5 in float32."""
+    return 1e-8 if is_precise(dtype) else 1e-5
+
+
+def _rounding(dtype: Any) -> float:
+    """A term this much smaller than the largest one of its kind: the tolerance of it is 16 ulp of the largest."""
+    return 16 * float(jnp.finfo(dtype).eps) / default_tolerance(dtype)
+
+
+# ------------------------------------------------------------------------------------------ ingredients
+def adjoint(problem: FlatProblem, nu: Any) -> jax.Array:
+    """`A'nu`, a full vector."""
+    return problem.equality.adjoint(nu) + jnp.zeros_like(problem.box.lower)
+
+
+def lagrangian_minimiser(problem: FlatProblem, nu: Any) -> jax.Array:
+    """`psi(-A'nu)`: the minimiser over the box of a separable Lagrangian."""
+    return _minimise(problem, -adjoint(problem, nu))
+
+
+def _minimise(problem: FlatProblem, z: jax.Array) -> jax.Array:
+    assert isinstance(problem.objective, Separable)
+    return minimise_elementwise(problem.objective, z, problem.box.lower, problem.box.upper)
+
+
+def _absolute(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.abs(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+
+
+def product_terms(equality: Any, y: jax.Array) -> jax.Array:
+    """`|A| |y|`; for an operator `|A S y|`, which is no larger, with a diagonal `S` of signs."""
+    if isinstance(equality, Operator):
+        return jnp.abs(equality.product(signs(y) * y))
+    return _absolute(equality).product(jnp.abs(y))
+
+
+def adjoint_terms(equality: Any, nu: jax.Array) -> jax.Array:
+    """The same for `A'`."""
+    if isinstance(equality, Operator):
+        return jnp.abs(equality.adjoint(signs(nu) * nu))
+    return _absolute(equality).adjoint(jnp.abs(nu))
+
+
+def row_sizes(problem: FlatProblem) -> jax.Array:
+    """The largest absolute entry of each row of `A`; ones for an operator."""
+    if isinstance(problem.equality, Operator):
+        return jnp.ones(problem.equality.target.size, problem.equality.target.dtype)
+    if isinstance(problem.equality, Sum) and problem.equality.weights is None:  # or XLA folds a long constant
+        return jnp.ones(1, problem.equality.total.dtype)
+    return largest_entries(problem.equality.rows(problem.box.lower.size), axis=1)
+
+
+# ------------------------------------------------------------------------------------------------ units
+class Units(NamedTuple):
+    """The sizes beside which residuals are measured."""
+
+    gradient: jax.Array  # the largest term of the stationarity condition
+    y: jax.Array
+    value: jax.Array  # the sum of the terms of the duality gap
+
+
+def gradient_and_terms(objective: Objective, y: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """`grad f`, and the terms that cancel in it: `P y` and `q`.
+
+    For a function the terms are `H S y`, with a diagonal `S` of signs, and the gradient itself: what is left of
+    `H y` where `grad f` is linear.
+    """
+    if isinstance(objective, Quadratic):
+        curved = objective.hessian_product(y)
+        return curved + objective.q, (curved, objective.q)
+    if isinstance(objective, Smooth):
+        gradient, curved = jax.jvp(objective.gradient, (y,), (signs(y) * y,))
+        return gradient, (gradient, curved)
+    gradient = objective.gradient(y)
+    return gradient, (jnp.where(jnp.isfinite(gradient), gradient, 0),)
+
+
+def natural_size(problem: FlatProblem) -> jax.Array:
+    """A size of `y`, from the data alone: the least that can meet the equality. Where `b = 0` it is the unconstrained
+    minimiser of a quadratic objective or the nearest bound, whichever is nearer to zero, and one where neither is."""
+    box, objective = problem.box, problem.objective
+    target = jnp.ravel(problem.equality.target)
+    of_rows = jnp.ravel(product_terms(problem.equality, jnp.ones_like(box.lower)))
+    by_rows = jnp.max(relative(jnp.abs(target), of_rows), initial=0)
+    bounds = jnp.abs(jnp.stack([box.lower, box.upper]))
+    others = jnp.min(jnp.where(jnp.isfinite(bounds) & (bounds > 0), bounds, jnp.inf), initial=jnp.inf)
+    if isinstance(objective, Quadratic):
+        slope, curvature = largest(objective.q), largest(objective.diagonal())
+        usable = (slope > 0) & (curvature > 0)
+        others = jnp.minimum(others, jnp.where(usable, slope / jnp.where(usable, curvature, 1.0), jnp.inf))
+    return jnp.where(by_rows > 0, by_rows, jnp.where(jnp.isfinite(others), others, 1.0))
+
+
+def size_of(y: jax.Array, natural: jax.Array) -> jax.Array:
+    """The largest entry of `y`; where all of them are rounding beside `natural`, that."""
+    size = largest(y)
+    return jnp.where(size > 64 * jnp.finfo(y.dtype).eps * natural, size, natural)
+
+
+def units(
+    problem: FlatProblem, y: jax.Array, terms: Sequence[jax.Array], value: jax.Array, natural: jax.Array
+) -> Units:
+    """`terms` are those of the stationarity condition, `value` is `f(y)`."""
+    # One per coordinate is enough: the largest.
+    widest = functools.reduce(jnp.maximum, [jnp.abs(term) for term in terms])
+    of_gradient, of_y = largest(widest), size_of(y, natural)
+    known = jnp.where(jnp.isfinite(value), jnp.abs(value), 0)
+    if isinstance(problem.objective, Smooth):
+        # At a minimum at the origin all of the terms vanish; what a user's function is rounded to does not.
+        some = float(jnp.finfo(y.dtype).eps) ** 0.25 * known / jnp.maximum(of_y, 1.0)
+        of_gradient = jnp.maximum(of_gradient, some)
+    of_value = jnp.maximum(known, jnp.sum(jnp.abs(y) * widest))
+    return Units(of_gradient, of_y, jnp.maximum(of_value, _rounding(y.dtype) * of_gradient * of_y))
+
+
+# -------------------------------------------------------------------------------------------- residuals
+_LONG = 1024
+
+
+def _together(reduction: Callable[..., jax.Array], rows: Sequence[jax.Array]) -> jax.Array:
+    """The reduction of each row. One call for all rows costs a CPU a microsecond, one for each row as much each. Long
+    rows are reduced one by one, without an array of all."""
+    if rows[0].size > _LONG:
+        return jnp.stack([reduction(row, axis=0) for row in rows])
+    return reduction(jnp.stack(rows), axis=1)
+
+
+def largest_of_groups(*groups: Sequence[jax.Array]) -> jax.Array:
+    """The largest absolute entry in each group of vectors of one length."""
+    rows = [functools.reduce(jnp.maximum, [sizes(jnp.ravel(v)) for v in group]) for group in groups]
+    return _together(functools.partial(jnp.max, initial=0), rows)
+
+
+def sums(*rows: jax.Array) -> jax.Array:
+    return _together(jnp.sum, rows)
+
+
+def _masked(multiplier: jax.Array, slack: jax.Array) -> jax.Array:
+    return jnp.where(multiplier == 0, 0, multiplier * slack)
+
+
+def equality_residual(problem: FlatProblem, y: jax.Array, rest: jax.Array, of_y: jax.Array) -> jax.Array:
+    """The largest entry of `rest = A y - b`, each relative to `|A| |y|` and `|b|` of its own row.
+
+    A row whose `y` is tiny beside the others is met only up to the rounding of those.
+    """
+    terms = jnp.ravel(jnp.maximum(product_terms(problem.equality, y), jnp.abs(problem.equality.target)))
+    unit = jnp.maximum(terms, _rounding(y.dtype) * of_y * row_sizes(problem))
+    return jnp.max(relative(sizes(jnp.ravel(rest)), unit), initial=0)
+
+
+def _steep_residuals(problem: FlatProblem, y: jax.Array, nu: jax.Array) -> Residuals:
+    """Those of a steep objective, whose bounds have no multipliers: few passes, and no value of the objective."""
+    box, zero = problem.box, jnp.zeros((), y.dtype)
+
+    # Most often y is the minimiser to the last digit, and inside. One sum shows that: the sum of the sizes of the
+    # terms, which is finite only if every entry is in it.
+    clean = (y == lagrangian_minimiser(problem, nu)) & (y >= box.lower) & (y <= box.upper)
+    checked = jnp.where(clean, y, jnp.inf)
+    terms = product_terms(problem.equality, checked)
+    told = terms if isinstance(problem.equality, Sum) else block_sum(checked)
+
+    def measured() -> tuple[jax.Array, jax.Array, jax.Array]:
+        of_y = largest(y)
+        outside = jnp.maximum(jnp.maximum(box.lower - y, y - box.upper), 0)
+        off = largest(y - lagrangian_minimiser(problem, nu))
+        return relative(off, of_y), relative(largest(outside), of_y), product_terms(problem.equality, y)
+
+    unclear = ~jnp.all(jnp.isfinite(told))
+    off, outside, terms = jax.lax.cond(in_any(unclear), measured, lambda: (zero, zero, terms))
+    rest, target = problem.equality.product(y) - problem.equality.target, problem.equality.target
+    of_equality = relative(sizes(jnp.ravel(rest)), jnp.ravel(jnp.maximum(terms, jnp.abs(target))))
+    return Residuals(off, jnp.max(of_equality, initial=0), outside, zero, zero)
+
+
+def residuals(problem: FlatProblem, y: jax.Array, dual: Dual) -> Residuals:
+    """See `Residuals` for the norms. Infinite where something is not a finite number."""
+    if dual.lower is None:
+        return _steep_residuals(problem, y, dual.equality)
+    box, objective = problem.box, problem.objective
+    shift, net = adjoint(problem, dual.equality), dual.upper - dual.lower
+    gradient, terms = gradient_and_terms(objective, y)
+    natural = natural_size(problem)
+    if isinstance(objective, Separable):
+        # Rounding of `z = -A'nu` moves y by `psi'(z) |z|`: a y of that size is nothing but rounding.
+        psi, moved = jax.jvp(functools.partial(_minimise, problem), (-shift,), (jnp.abs(shift),))
+        rest = y - psi
+        natural = jnp.where(jnp.any(problem.equality.target != 0), natural, largest(moved))
+    else:
+        rest = gradient + shift + net
+    value = objective(y)
+    unit = units(problem, y, (*terms, shift, net), value, natural)
+    violations = [
+        jnp.where(jnp.isfinite(bound), relative(jnp.maximum(amount, 0), jnp.abs(bound) + unit.y), 0)
+        for amount, bound in ((box.lower - y, box.lower), (y - box.upper, box.upper))
+    ]
+    off, outside, negative = largest_of_groups(
+        (rest,), violations, (jnp.minimum(dual.lower, 0), jnp.minimum(dual.upper, 0))
+    )
+    lower, upper = _masked(dual.lower, y - box.lower), _masked(dual.upper, box.upper - y)
+    infeasibility = problem.equality.product(y) - problem.equality.target
+    # The gap is the same number as in `Residuals`, in a form that does not cancel.
+    complementarity, gap = sums(jnp.abs(lower) + jnp.abs(upper), rest * y + lower + upper)
+    gap = jnp.zeros_like(gap) if isinstance(objective, Separable) else gap - jnp.vdot(dual.equality, infeasibility)
+    nothing = jnp.where(jnp.isfinite(value) & jnp.isfinite(largest(y)), 0.0, jnp.inf).astype(y.dtype)
+    return Residuals(
+        relative(off, unit.y if isinstance(objective, Separable) else unit.gradient) + nothing,
+        equality_residual(problem, y, infeasibility, unit.y),
+        outside,
+        jnp.maximum(relative(complementarity, unit.value), relative(negative, unit.gradient)),
+        relative(sizes(gap), unit.value),
+    )
