@@ -35,9 +35,16 @@ def _probe(n: int, dtype: Any, which: int) -> jax.Array:
     return signs(jnp.ones(n, dtype)) * jnp.asarray(1 + fractions, dtype)
 
 
+def _given(problem: Problem) -> tuple[Any, Any]:
+    """The equality and `P`, each where it is a function, else `None`."""
+    equality, objective = problem.equality, problem.objective
+    P = objective.P if isinstance(objective, Quadratic) else None
+    return None if isinstance(equality, Equality) else equality, P.function if isinstance(P, SymmetricMap) else None
+
+
 def _affine(problem: Problem, init: Any, flat: FlatProblem, *points: jax.Array) -> jax.Array:
-    equality = problem.equality
-    if equality is None or isinstance(equality, Equality):
+    equality, _ = _given(problem)
+    if equality is None:
         return jnp.ones((), bool)
     y = structure_of_y(problem, init)
     dtype = flat.box.lower.dtype
@@ -54,10 +61,10 @@ def _affine(problem: Problem, init: Any, flat: FlatProblem, *points: jax.Array) 
 
 
 def _linear(problem: Problem, dtype: Any) -> jax.Array:
-    objective = problem.objective
-    if not (isinstance(objective, Quadratic) and isinstance(objective.P, SymmetricMap)):
+    _, function = _given(problem)
+    if function is None:
         return jnp.ones((), bool)
-    function, n = objective.P.function, objective.q.size
+    n = problem.objective.q.size
     u, v = _probe(n, dtype, 0), _probe(n, dtype, 1)[::-1]
     Pu, Pv, both = function(u), function(v), function(2 * u + v)
     small = float(jnp.finfo(dtype).eps) ** 0.5
@@ -69,16 +76,10 @@ def _linear(problem: Problem, dtype: Any) -> jax.Array:
 
 def functions_hold(problem: Problem, init: Any, flat: FlatProblem, point: jax.Array) -> jax.Array:
     """Traced: `equality` at the point and at another one agrees with its matrix, and `P` is linear and symmetric."""
-    if not _given(problem):
+    if _given(problem) == (None, None):
         return jnp.ones((), bool)
     dtype = flat.box.lower.dtype
     return _affine(problem, init, flat, _probe(point.size, dtype, 0), point) & _linear(problem, dtype)
-
-
-def _given(problem: Problem) -> bool:
-    """Whether the equality or `P` is a function."""
-    of_equality = problem.equality is not None and not isinstance(problem.equality, Equality)
-    return of_equality or (isinstance(problem.objective, Quadratic) and isinstance(problem.objective.P, SymmetricMap))
 
 
 @jax.jit
@@ -90,7 +91,7 @@ def _flags(problem: Problem, init: Any) -> tuple[jax.Array, jax.Array]:
 
 def check_functions(problem: Problem, init: Any) -> None:
     """Raise for a function that can be seen not to be what it should; with tracers the status is `INVALID`."""
-    if not _given(problem) or not is_concrete((problem, init)):
+    if _given(problem) == (None, None) or not is_concrete((problem, init)):
         return
     with jax.ensure_compile_time_eval():
         affine, linear = _flags(problem, init)

@@ -161,13 +161,19 @@ def _masked(multiplier: jax.Array, slack: jax.Array) -> jax.Array:
     return jnp.where(multiplier == 0, 0, multiplier * slack)
 
 
-def equality_residual(problem: FlatProblem, y: jax.Array, rest: jax.Array, of_y: jax.Array) -> jax.Array:
+def equality_residual(
+    problem: FlatProblem, y: jax.Array, rest: jax.Array, of_y: jax.Array, moved: jax.Array | None = None
+) -> jax.Array:
     """The largest entry of `rest = A y - b`, each relative to `|A| |y|` and `|b|` of its own row.
 
-    A row whose `y` is tiny beside the others is met only up to the rounding of those.
+    A row whose `y` is tiny beside the others is met only up to the rounding of those; and no row better than a
+    relative change `eps` of the data, which moves `y` by `eps moved`, allows.
     """
     terms = jnp.ravel(jnp.maximum(product_terms(problem.equality, y), jnp.abs(problem.equality.target)))
     unit = jnp.maximum(terms, _rounding(y.dtype) * of_y * row_sizes(problem))
+    if moved is not None:
+        ulp = float(jnp.finfo(y.dtype).eps) / default_tolerance(y.dtype)
+        unit = jnp.maximum(unit, ulp * jnp.ravel(product_terms(problem.equality, moved)))
     return jnp.max(relative(sizes(jnp.ravel(rest)), unit), initial=0)
 
 
@@ -202,7 +208,7 @@ def residuals(problem: FlatProblem, y: jax.Array, dual: Dual) -> Residuals:
     box, objective = problem.box, problem.objective
     shift, net = adjoint(problem, dual.equality), dual.upper - dual.lower
     gradient, terms = gradient_and_terms(objective, y)
-    natural = natural_size(problem)
+    natural, moved = natural_size(problem), None
     if isinstance(objective, Separable):
         # Rounding of `z = -A'nu` moves y by `psi'(z) |z|`: a y of that size is nothing but rounding.
         psi, moved = jax.jvp(functools.partial(_minimise, problem), (-shift,), (jnp.abs(shift),))
@@ -227,7 +233,7 @@ def residuals(problem: FlatProblem, y: jax.Array, dual: Dual) -> Residuals:
     nothing = jnp.where(jnp.isfinite(value) & jnp.isfinite(largest(y)), 0.0, jnp.inf).astype(y.dtype)
     return Residuals(
         relative(off, unit.y if isinstance(objective, Separable) else unit.gradient) + nothing,
-        equality_residual(problem, y, infeasibility, unit.y),
+        equality_residual(problem, y, infeasibility, unit.y, moved),
         outside,
         jnp.maximum(relative(complementarity, unit.value), relative(negative, unit.gradient)),
         relative(sizes(gap), unit.value),

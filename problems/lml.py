@@ -31,8 +31,9 @@ def LML(x: Any, k: Any, *, weights: Any = None) -> Problem:
     """The limited multi-label projection as a `Problem`.
 
     Arguments:
-        x: scores, shape `(n,)`; -inf forbids an entry.
-        k: how many to choose, `0 <= k <= n` (with weights, at most their sum), a scalar; need not be whole.
+        x: scores, shape `(n,)`. An entry of -inf is never chosen, one of +inf always.
+        k: how many to choose, a scalar; need not be whole. At most as many as may be chosen (with weights, their sum),
+            and no fewer than must be.
         weights: `None` for ones, or positive, shape `(n,)`.
 
     Raises `ValueError` for a `k` outside that range; a traced one makes the problem `Status.INVALID`.
@@ -49,10 +50,13 @@ def LML(x: Any, k: Any, *, weights: Any = None) -> Problem:
     k, weights = _check_k(k), None if weights is None else _check_positive(weights, "weights")
     if weights is not None and weights.shape != x.shape:
         raise ValueError(f"weights must have the shape of x, {x.shape}, got {weights.shape}")
-    most = x.size if weights is None else jnp.sum(weights)
-    if is_concrete((k, most)) and bool(np.any(np.asarray(k) > np.asarray(most))):
-        raise ValueError(f"k must lie between 0 and the number of scores (or the sum of weights), {most}; got {k}")
-    k = jnp.where(k <= most, k, jnp.nan)  # not a number of scores to choose: the problem is INVALID
+    w = jnp.ones((), x.dtype) if weights is None else weights
+    least, most = (jnp.sum(jnp.where(chosen, w, 0)) for chosen in (x == jnp.inf, x != -jnp.inf))
+
+    def message(k: Any, least: Any, most: Any) -> str:
+        return f"k must lie between {least:g} and what there is to choose (scores, or weights), {most:g}; got {k}"
+
+    k = _checks.where_valid(k, message, lambda xp, k, least, most: (least <= k) & (k <= most), least, most)
     return _problem(x, k, weights)
 
 
@@ -240,10 +244,10 @@ def _divided(x: jax.Array, temperature: jax.Array) -> jax.Array:
 def _divided_jvp(primals: Any, tangents: Any) -> Any:
     (x, temperature), (dx, d_temperature) = primals, tangents
     value = _divided(x, temperature)
-    finite = jnp.where(jnp.isinf(value), 0.0, value)
-    # Not x / temperature^2, which overflows long before x / temperature does.
-    change = dx / temperature - finite * (d_temperature / temperature)
-    return value, jnp.where(jnp.isinf(x), 0.0, change)
+    # Capped where it would overflow: so far away an entry has no slope, and zero times infinity is no number.
+    most = float(jnp.finfo(value.dtype).max) / (4 * x.size)
+    slope = jnp.clip(jnp.where(jnp.isinf(value), 0.0, value) / temperature, -most, most)
+    return value, jnp.where(jnp.isinf(x), 0.0, dx / temperature - slope * d_temperature)
 
 
 def _flat_rows(x: jax.Array, axis: int) -> jax.Array:

@@ -100,9 +100,7 @@ def _targets(x: Any, targets: Any) -> jax.Array:
     if targets.shape != np.shape(x):
         raise ValueError(f"targets must have the shape of x, {np.shape(x)}, got {targets.shape}")
     message = "targets must lie in [0, 1]; scale them first"
-    if is_concrete(targets):
-        return _checks.where_valid(targets, message, lambda xp, targets: (targets >= 0) & (targets <= 1))
-    return jnp.where((targets >= 0) & (targets <= 1), targets, jnp.nan)
+    return _checks.where_valid(targets, message, lambda xp, targets: (targets >= 0) & (targets <= 1))
 
 
 def _times(weight: jax.Array, logarithm: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ The solutions are `clip(x - nu, 0, 1)` and `min(exp(x - 1 - nu), 1)`, with `nu` 
 third of the family: its entries stay strictly between 0 and 1.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -104,14 +105,17 @@ def _nearest(z: jax.Array, x: jax.Array) -> jax.Array:
 def _choose(builder: Any, x: Any, k: Any) -> jax.Array:
     x = _checks.rows(x, "x", "scores")
     k = _checks.like(k, x.shape[:-1], "k", "the rows of x")
-    k = _within(k, x.shape[-1])
+    return _choose_rows(builder, x, _within(k, x.shape[-1]))
 
+
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+def _choose_rows(builder: Any, x: jax.Array, k: jax.Array) -> jax.Array:
     def row(x: jax.Array, k: jax.Array) -> jax.Array:
         # The solution does not change with an offset of the scores; taking it out first makes huge ones harmless.
         largest = jax.lax.stop_gradient(jnp.max(x))
         return _checks.solved(solve(builder(x - jnp.where(jnp.isfinite(largest), largest, 0.0), k)))
 
-    return jnp.vectorize(row, signature="(n),()->(n)")(x, k).astype(x.dtype)
+    return jnp.vectorize(row, signature="(n),()->(n)")(x, k).astype(x.dtype) if x.size else x
 
 
 def _scores(x: jax.Array, k: Any) -> tuple[jax.Array, jax.Array, Box]:

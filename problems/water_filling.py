@@ -138,4 +138,5 @@ def _columns(xp: Any, T: Any) -> Any:
 
 
 def _negative_information(x: jax.Array, T: jax.Array) -> jax.Array:
-    return jnp.sum(xlogx(T @ x)) - jnp.vdot(jnp.sum(xlogx(T), axis=0), x)
+    occurs = jnp.any(T > 0, axis=1)  # an output that does not has no slope either
+    return jnp.sum(xlogx(jnp.where(occurs, T @ x, 1.0))) - jnp.vdot(jnp.sum(xlogx(T), axis=0), x)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers import _lapack as lapack
-from kkt_solvers._arrays import dense, largest, tree_where
+from kkt_solvers._arrays import dense, largest, relative, tree_where
 from kkt_solvers._conditions import certificate_of_infeasibility
 from kkt_solvers._elementwise import minimise_elementwise, slope_of_minimiser
 from kkt_solvers._flatten import middle_of_box
@@ -107,13 +107,13 @@ def dual_newton(
     def residual(point: _Point) -> jax.Array:
         """The largest residual of a row, relative to the terms that cancel in it, or to a little of all rows'."""
         terms = sizes @ jnp.abs(point.y) + jnp.abs(target)
-        relative = jnp.abs(point.slope) / jnp.maximum(terms, eps**0.5 * jnp.maximum(jnp.max(terms), scale))
+        off = relative(jnp.abs(point.slope), jnp.maximum(terms, eps**0.5 * jnp.max(terms)))
         good = jnp.all(jnp.isfinite(point.slope)) & ~point.capped
-        return jnp.where(good, jnp.max(relative), jnp.inf)
+        return jnp.where(good, jnp.max(off), jnp.inf)
 
     def absolute(point: _Point) -> jax.Array:
         rest, terms = point.slope / scale, (sizes @ jnp.abs(point.y)) / scale
-        return largest(rest) / (1 + largest(terms, target / scale))
+        return relative(largest(rest), largest(terms, target / scale))
 
     def step(state: _State) -> _State:
         now = state.now
@@ -179,10 +179,10 @@ def dual_newton(
     damping = jnp.asarray(_DAMPING, dtype)
     start = _State(first, first, smallest, smallest, none, none, damping, s, no, cap, none)
     final = jax.lax.while_loop(unfinished, step, start)
-    converged = jnp.where(
-        (absolute(final.best) <= tol) & jnp.isfinite(final.smallest), Status.SOLVED, Status.MAX_ITERATIONS
-    )
-    claim = jnp.where(final.infeasible, Status.PRIMAL_INFEASIBLE, converged)
+    stopped = jnp.where(final.iterations < max_iterations, Status.INACCURATE, Status.MAX_ITERATIONS)
+    converged = (absolute(final.best) <= tol) & jnp.isfinite(final.smallest)
+    claim = jnp.where(converged, Status.SOLVED, stopped)
+    claim = jnp.where(final.infeasible, Status.PRIMAL_INFEASIBLE, claim)
     return final.best.y, jnp.where(final.infeasible, final.ray, -final.best.s * scale), final.iterations, claim
 
 

@@ -23,7 +23,7 @@ from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._equilibrate import Scales, equilibrated
 from kkt_solvers.solvers._line_search import TO_BOUNDARY, Iterate, backtracked
-from kkt_solvers.solvers._newton import factorised, is_convex, is_sparse
+from kkt_solvers.solvers._newton import factorised, is_sparse, missing_curvature, with_curvature
 from kkt_solvers.solvers._polish import is_mendable, off_steep_bounds, polished
 
 _SHORT = 0.8  # steps below it are corrected, up to so many times
@@ -96,7 +96,9 @@ class InteriorPoint(Solver):
         self, problem: FlatProblem, init: jax.Array, dual: Dual | None
     ) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
         tol = default_tolerance(init.dtype) if self.tol is None else self.tol
-        scaled, scales = equilibrated(problem, init, sparse=is_sparse(problem))
+        quadratic = isinstance(problem.objective, Quadratic)
+        missing = missing_curvature(problem, init) if quadratic else jnp.zeros((), init.dtype)
+        scaled, scales = equilibrated(with_curvature(problem, missing), init, sparse=is_sparse(problem))
 
         def measured(point: Iterate) -> tuple[tuple[jax.Array, Dual], jax.Array]:
             found = _unscaled(problem, scales, point)
@@ -121,6 +123,7 @@ class InteriorPoint(Solver):
         warm = None if dual is None else exact((init, dual), jnp.asarray(jnp.inf, init.dtype), True)
         final = _iterate(
             scaled,
+            jnp.isfinite(missing),
             init / scales.variables,
             warm,
             measured,
@@ -132,8 +135,8 @@ class InteriorPoint(Solver):
         )
         (y, dual), smallest = final.best, final.smallest
         nu, ray, claim = final.now.nu, final.now.y, final.claim
-        if not isinstance(problem.objective, Quadratic):
-            claim = jnp.where(is_convex(problem, y), claim, Status.INVALID)
+        if not quadratic:
+            claim = jnp.where(jnp.isfinite(missing_curvature(problem, y)), claim, Status.INVALID)
         unsolved = claim == Status.MAX_ITERATIONS
         claim = jnp.where(unsolved & (final.iterations < self.max_iterations), Status.INACCURATE, claim)
         claim = jnp.where(unsolved & (smallest <= tol), Status.SOLVED, claim)
@@ -209,6 +212,7 @@ def _start_quadratic(problem: FlatProblem, has: jax.Array, moves: jax.Array) -> 
 
 def _iterate(
     problem: FlatProblem,
+    convex: jax.Array,
     init: jax.Array,
     warm: Any,
     measured: Any,
@@ -398,7 +402,6 @@ def _iterate(
 
     first = _start_quadratic(problem, has, moves) if quadratic else _start_inside(problem, init, has)
     best, smallest = measured(first) if warm is None else warm
-    convex = is_convex(problem, first.y) if quadratic else True
     none = jnp.zeros((), jnp.int32)
     claim = jnp.where(convex, Status.MAX_ITERATIONS, Status.INVALID).astype(jnp.int32)
     never = jnp.zeros((), bool)

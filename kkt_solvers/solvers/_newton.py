@@ -8,14 +8,17 @@ takes it out again. Where the system is `elastic` it has no `H`, and `delta` is 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.sparse import BCOO
 
 from kkt_solvers import _lapack as lapack
 from kkt_solvers import _sparse
-from kkt_solvers._arrays import dense, is_finite, is_precise
+from kkt_solvers._arrays import dense, inverse_root, is_finite, is_precise, largest
+from kkt_solvers._batches import in_any
 from kkt_solvers._cholesky import cholesky, coupling
 from kkt_solvers._linear import (
     Pair,
@@ -48,19 +51,41 @@ def is_sparse(problem: FlatProblem) -> bool:
     return isinstance(choose(problem), SparseKKT)
 
 
-def is_convex(problem: FlatProblem, y: jax.Array) -> jax.Array:
-    """Whether the Hessian at `y` is positive semidefinite up to rounding, for a dense one; others are taken at the
+def missing_curvature(problem: FlatProblem, y: jax.Array) -> jax.Array:
+    """What the diagonal of the Hessian at `y` lacks for a positive semidefinite one: zero; what rounding may have taken
+    from it, relative to its largest entry; or infinity, where it is not convex. A sparse or low-rank one is taken at the
     user's word. A Hessian that is not finite tells nothing."""
     objective, reg = problem.objective, 10 * regularisation(y.dtype)
     P = objective.P if isinstance(objective, Quadratic) else None
+    zero = jnp.zeros((), y.dtype)
     if isinstance(objective, Separable) or isinstance(P, LowRank) or (isinstance(objective, Quadratic) and P is None):
-        return jnp.ones((), bool)
-    if isinstance(P, jax.Array) and P.ndim == 1:
-        return jnp.all(-reg <= P)
+        return zero
     if is_sparse(problem):
-        return jnp.ones((), bool)
+        return zero
     H = dense_hessian(problem, y)
-    return cholesky(H, unit_scale(H), jnp.full_like(y, reg), coupling(H)).is_definite() | ~is_finite(H)
+    most = reg * largest(H)
+    if H.ndim == 1:
+        least = jnp.min(H, initial=0)
+        return jnp.where(least >= -most, -least, jnp.inf)
+
+    def is_definite(scale: jax.Array) -> jax.Array:
+        return cholesky(H, scale, jnp.full_like(y, reg), rows).is_definite()
+
+    rows = coupling(H)
+    definite = is_definite(unit_scale(H)) | ~is_finite(H)
+    beside_its_largest = jnp.broadcast_to(inverse_root(largest(H)), y.shape)
+    nearly = jax.lax.cond(in_any(~definite), lambda: is_definite(beside_its_largest), lambda: definite)
+    return jnp.where(definite, zero, jnp.where(nearly, most, jnp.inf))
+
+
+def with_curvature(problem: FlatProblem, missing: jax.Array) -> FlatProblem:
+    """The problem, `missing` added to the diagonal of its `P`."""
+    objective = problem.objective
+    if not isinstance(objective, Quadratic) or not isinstance(objective.P, (jax.Array, BCOO)) or is_sparse(problem):
+        return problem
+    P, missing = dense(objective.P), jnp.where(jnp.isfinite(missing), missing, 0)
+    more = missing if P.ndim == 1 else missing * jnp.eye(len(P), dtype=P.dtype)
+    return replace(problem, objective=Quadratic(P + more, objective.q))
 
 
 def _sparse_system(problem: FlatProblem, D: jax.Array, moves: jax.Array, elastic: jax.Array) -> Solve:
