@@ -104,8 +104,12 @@ def natural_size(problem: FlatProblem) -> jax.Array:
     target = jnp.ravel(problem.equality.target)
     of_rows = jnp.ravel(product_terms(problem.equality, jnp.ones_like(box.lower)))
     by_rows = jnp.max(relative(jnp.abs(target), of_rows), initial=0)
-    bounds = jnp.abs(jnp.stack([box.lower, box.upper]))
-    others = jnp.min(jnp.where(jnp.isfinite(bounds) & (bounds > 0), bounds, jnp.inf), initial=jnp.inf)
+
+    def nearest(bound: jax.Array) -> jax.Array:
+        size = jnp.abs(bound)
+        return jnp.min(jnp.where(size > 0, size, jnp.inf), initial=jnp.inf)
+
+    others = jnp.minimum(nearest(box.lower), nearest(box.upper))
     if isinstance(objective, Quadratic):
         slope, curvature = largest(objective.q), largest(objective.diagonal())
         usable = (slope > 0) & (curvature > 0)
