@@ -144,7 +144,7 @@ def sizes(x: jax.Array) -> jax.Array:
     A maximum must never meet a NaN: XLA (jax 0.10.2) drops it from the maximum of 4096 float32 entries or more on some
     CPUs with AVX2.
     """
-    return jnp.where(jnp.isnan(x), jnp.inf, jnp.abs(x))
+    return jax.lax.select(jax.lax.ne(x, x), jax.lax.full_like(x, jnp.inf), jax.lax.abs(x))
 
 
 def largest(*arrays: jax.Array) -> jax.Array:
@@ -164,8 +164,8 @@ def signs(like: jax.Array) -> jax.Array:
 
 
 def relative(size: jax.Array, unit: jax.Array) -> jax.Array:
-    """`size / unit` of nonnegative numbers; zero where `size` is, whatever the unit, and infinite for a NaN."""
-    return jnp.where(size == 0, 0.0, sizes(size / jnp.maximum(unit, jnp.finfo(size.dtype).tiny)))
+    """`size / unit` of nonnegative numbers; zero where both are, and infinite for a NaN."""
+    return sizes(size / jnp.maximum(unit, jnp.finfo(size.dtype).tiny))
 
 
 def inverse_root(size: jax.Array) -> jax.Array:

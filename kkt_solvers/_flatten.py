@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from kkt_solvers._arrays import cast, float_dtype, is_concrete
 from kkt_solvers._hoist import hoist
 from kkt_solvers._objectives import Quadratic, Separable, Smooth, SymmetricMap
 from kkt_solvers._problem import Affine, Box, Equality, FlatProblem, Operator, Problem, Sum
+from kkt_solvers._residuals import natural_size
 from kkt_solvers._solution import Dual, Solution
 
 _FORM_UP_TO = 3e7  # entries of the matrix of an equality, or of P, given as a function
@@ -270,6 +272,8 @@ def flatten(problem: Problem, init: Any) -> tuple[FlatProblem, jax.Array, Callab
     lower = _fill(cast(problem.box.lower, dtype), y, "lower")
     upper = _fill(cast(problem.box.upper, dtype), y, "upper")
     flat = FlatProblem(objective, equality, Box(lower, upper))
+    if not (isinstance(objective, Separable) and objective.steep):  # whose residuals do without
+        flat = replace(flat, natural=jax.lax.stop_gradient(natural_size(flat)))
     start = middle_of_box(flat.box) if init is None else ravel_pytree(cast(_as_floats(init), dtype))[0]
 
     def unflatten(solution: Solution) -> Solution:

@@ -416,11 +416,11 @@ class RegularisedKKT(KKTSystem):
         H, A = dense_hessian(problem, y), dense(problem.equality.rows(y.size)) * mask
         if self.pivot:
             factor = _pivoted(H, A, mask)
-            return _on_pairs(lambda b: _solve(factor, b), y.size), _weights(A, H if H.ndim == 1 else jnp.diag(H), mask)
+            return _on_pairs(lambda b: _solve(factor, b), y.size), None
         _, by_cholesky = _by_cholesky(H, A, mask, jnp.all(A == 0, axis=1), regularise=True)
-        return _on_pairs(by_cholesky, y.size), _weights(A, H if H.ndim == 1 else jnp.diag(H), mask)
+        return _on_pairs(by_cholesky, y.size), None
 
-    def refine(self, inverse: Inverse, product: Inverse, right: Pair, weights: Pair) -> Pair:
+    def refine(self, inverse: Inverse, product: Inverse, right: Pair, weights: Any) -> Pair:
         return refined_to(4 * float(jnp.finfo(right[0].dtype).eps), inverse, product, right, _MANY)
 
 

@@ -194,12 +194,14 @@ class FlatProblem:
 
     Fields: `objective`, with `objective(y)` and `objective.gradient(y)`; `equality`, with
     `equality.product(y)`, `equality.adjoint(nu)`, `equality.target` and `equality.rows(n)` (an `Affine` without rows
-    where there is none); `box`, whose bounds are vectors.
+    where there is none); `box`, whose bounds are vectors; `natural`, a size of `y` from the data alone (`None` where it
+    is not known: see `_residuals`).
     """
 
     objective: Objective
     equality: Equality | Operator
     box: Box
+    natural: Any = None
 
 
 def _number(leaf: Any) -> Any:

@@ -100,6 +100,8 @@ def gradient_and_terms(objective: Objective, y: jax.Array) -> tuple[jax.Array, t
 def natural_size(problem: FlatProblem) -> jax.Array:
     """A size of `y`, from the data alone: the least that can meet the equality. Where `b = 0` it is the unconstrained
     minimiser of a quadratic objective or the nearest bound, whichever is nearer to zero, and one where neither is."""
+    if problem.natural is not None:
+        return problem.natural
     box, objective = problem.box, problem.objective
     target = jnp.ravel(problem.equality.target)
     of_rows = jnp.ravel(product_terms(problem.equality, jnp.ones_like(box.lower)))
@@ -153,8 +155,8 @@ def _together(reduction: Callable[..., jax.Array], rows: Sequence[jax.Array]) ->
 
 def largest_of_groups(*groups: Sequence[jax.Array]) -> jax.Array:
     """The largest absolute entry in each group of vectors of one length."""
-    rows = [functools.reduce(jnp.maximum, [sizes(jnp.ravel(v)) for v in group]) for group in groups]
-    return _together(functools.partial(jnp.max, initial=0), rows)
+    rows = [functools.reduce(jnp.maximum, [jax.lax.abs(jnp.ravel(v)) for v in group]) for group in groups]
+    return _together(lambda row, axis: jnp.max(sizes(row), axis=axis, initial=0), rows)
 
 
 def sums(*rows: jax.Array) -> jax.Array:
@@ -178,7 +180,7 @@ def equality_residual(
     if moved is not None:
         ulp = float(jnp.finfo(y.dtype).eps) / default_tolerance(y.dtype)
         unit = jnp.maximum(unit, ulp * jnp.ravel(product_terms(problem.equality, moved)))
-    return jnp.max(relative(sizes(jnp.ravel(rest)), unit), initial=0)
+    return jnp.max(relative(jnp.abs(jnp.ravel(rest)), unit), initial=0)
 
 
 def _steep_residuals(problem: FlatProblem, y: jax.Array, nu: jax.Array) -> Residuals:
@@ -201,7 +203,7 @@ def _steep_residuals(problem: FlatProblem, y: jax.Array, nu: jax.Array) -> Resid
     unclear = ~jnp.all(jnp.isfinite(told))
     off, outside, terms = jax.lax.cond(in_any(unclear), measured, lambda: (zero, zero, terms))
     rest, target = problem.equality.product(y) - problem.equality.target, problem.equality.target
-    of_equality = relative(sizes(jnp.ravel(rest)), jnp.ravel(jnp.maximum(terms, jnp.abs(target))))
+    of_equality = relative(jnp.abs(jnp.ravel(rest)), jnp.ravel(jnp.maximum(terms, jnp.abs(target))))
     return Residuals(off, jnp.max(of_equality, initial=0), outside, zero, zero)
 
 
@@ -240,5 +242,5 @@ def residuals(problem: FlatProblem, y: jax.Array, dual: Dual) -> Residuals:
         equality_residual(problem, y, infeasibility, unit.y, moved),
         outside,
         jnp.maximum(relative(complementarity, unit.value), relative(negative, unit.gradient)),
-        relative(sizes(gap), unit.value),
+        relative(jnp.abs(gap), unit.value),
     )

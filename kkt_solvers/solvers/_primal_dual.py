@@ -69,11 +69,13 @@ class PrimalDual(Solver):
         tol = default_tolerance(init.dtype) if self.tol is None else self.tol
         scaled, scales = preconditioned(problem, init)
         method = Method(scaled)
-        shape = problem.equality.target.shape
+        shape, objective = problem.equality.target.shape, problem.objective
+        # Where nothing is minimised nothing has a price, and no multiplier is small enough.
+        priced = jnp.any(objective.q != 0) | (objective.P is not None)
 
         def back(y: jax.Array, nu: jax.Array) -> tuple[jax.Array, jax.Array]:
             y = jnp.clip(scales.variables * y, problem.box.lower, problem.box.upper)
-            return y, (scales.rows * nu / scales.objective).reshape(shape)
+            return y, priced * (scales.rows * nu / scales.objective).reshape(shape)
 
         def largest(y: jax.Array, nu: jax.Array) -> jax.Array:
             return residuals(problem, y, _with_bounds(problem, y, nu)).largest
