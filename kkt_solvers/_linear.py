@@ -32,6 +32,7 @@ from kkt_solvers._arrays import (
     is_precise,
     largest,
     largest_entries,
+    relative,
     tree_where,
 )
 from kkt_solvers._batches import in_any
@@ -225,12 +226,22 @@ class KKTSystem(abc.ABC):
             16 * float(jnp.finfo(right[0].dtype).eps), inverse, product, right, weights, _MANY
         )
 
+    def least_squares(
+        self, problem: FlatProblem, y: jax.Array, mask: jax.Array, weights: Pair
+    ) -> Callable[[jax.Array], jax.Array] | None:
+        """By the pseudo-inverse of the whole matrix: where nothing else will do, and if that is small enough."""
+        if y.size + problem.equality.target.size > _DENSE_UP_TO:
+            return None
+        w = jnp.concatenate([weights[0], jnp.ravel(weights[1])])
+        return lambda b: w * (lapack.pinv(dense_kkt_matrix(problem, y, mask) * w[:, None] * w) @ (w * b))
+
     def solve(self, problem: FlatProblem, y: jax.Array, mask: jax.Array, right: Pair, *, check: bool = False) -> Pair:
         """The solution of the system at the top of this file. Differentiable, any order: the derivative of a linear
         solve is another solve with the same inverse.
 
-        A system without a solution (dependent active constraints whose right-hand sides disagree) is solved in the
-        sense of least squares. With `check` a result that is neither is NaN, with a warning.
+        With `check` the residual of the result is. What `refine` did not solve may have no solution (dependent active
+        constraints whose right-hand sides disagree): then the least-squares solution of least norm is taken, rows and
+        columns in units of their own. Where that is not to be had the result is NaN, with a warning.
         """
         frozen = jax.lax.stop_gradient((problem, y, mask))
         inverse, weights = self.inverse(*frozen)
@@ -248,7 +259,7 @@ class KKTSystem(abc.ABC):
 
         def solve(_: Any, b: jax.Array) -> jax.Array:
             x = pack(self.refine(inverse, lambda x: kkt_product(*frozen, x), unpack(b), weights))
-            return _checked(x, apply, b, pack(weights)) if check else x
+            return _checked(x, apply, b, pack(weights), self.least_squares(*frozen, weights)) if check else x
 
         def product(x: jax.Array) -> jax.Array:
             return pack(kkt_product(problem, y, mask, unpack(x)))
@@ -257,21 +268,28 @@ class KKTSystem(abc.ABC):
         return unpack(jax.lax.custom_linear_solve(product, pack((mask * r, s)), solve, symmetric=True))
 
 
-def _checked(x: jax.Array, product: Callable[[jax.Array], jax.Array], b: jax.Array, w: jax.Array) -> jax.Array:
-    """`x` where it solves `K x = b`, or does so as nearly as can be; else NaN, with a warning."""
+def _checked(
+    x: jax.Array,
+    product: Callable[[jax.Array], jax.Array],
+    b: jax.Array,
+    w: jax.Array,
+    least_squares: Callable[[jax.Array], jax.Array] | None,
+) -> jax.Array:
+    """`x` where it solves `K x = b`, else the least-squares solution; else NaN, with a warning."""
     small = float(jnp.finfo(x.dtype).eps) ** 0.5
     rest = w * (b - product(x))
-    left = largest(rest)
+    left, size = largest(rest), largest(w * b)
+    # A point without a derivative has NaN on the right.
+    unsolved = is_finite(b) & ~(is_finite(x) & (left <= small * size))
+    if least_squares is not None:
+        return jnp.where(unsolved, jax.lax.cond(in_any(unsolved), least_squares, lambda _: x, b), x)
     # What is left of an inconsistent system is orthogonal to its range, as nearly as its regularised inverse can tell.
-    orthogonal = largest(w * product(w * rest)) <= small**0.5 * left
-    unsolved = ~is_finite(x) | ((left > small * largest(w * b)) & ~orthogonal)
-    bad = is_finite(b) & unsolved  # a point without a derivative has NaN on the right
-    relative_size = left / jnp.maximum(largest(w * b), jnp.finfo(x.dtype).tiny)
+    bad = unsolved & ~(is_finite(x) & (largest(w * product(w * rest)) <= small**0.5 * left))
 
     def warned() -> jax.Array:
         # A pure callback, whose value is used: a mere effect is dropped when the solve is transposed.
         like = jax.ShapeDtypeStruct((), x.dtype)
-        return jax.pure_callback(_warn, like, jnp.where(bad, relative_size, 0.0), vmap_method="broadcast_all")
+        return jax.pure_callback(_warn, like, jnp.where(bad, relative(left, size), 0.0), vmap_method="broadcast_all")
 
     zero = jnp.zeros((), x.dtype)
     return x + jnp.where(bad, jax.lax.cond(in_any(bad), warned, lambda: zero), 0.0)
@@ -573,6 +591,9 @@ class MatrixFreeKKT(KKTSystem):
             return slope * (r - equality.adjoint(dnu)) + (1 - mask) * r, dnu
 
         return inverse
+
+    def least_squares(self, problem: FlatProblem, y: jax.Array, mask: jax.Array, weights: Pair) -> None:
+        """None: it is chosen where the matrix is not to be formed."""
 
     def refine(self, inverse: Inverse, product: Inverse, right: Pair, weights: Pair) -> Pair:
         dtype = right[0].dtype
