@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kkt_solvers._arrays import floating, is_concrete
+from kkt_solvers._arrays import floating
 from kkt_solvers._mirror import xlogx
 from kkt_solvers.problems import _checks
 from kkt_solvers.problems.lml import log_lml
@@ -42,13 +42,13 @@ def lml_loss(x: Any, labels: Any, k: Any, *, axis: int = -1, **options: Any) -> 
     batch = log_y.shape[:-1]
     if labels.shape != batch and labels.shape[:-1] != batch:
         raise ValueError(f"labels must have shape {batch} or {batch} and one more axis, got {labels.shape}")
-    if labels.ndim > len(batch) and labels.shape[-1] == log_y.shape[-1] > 1 and is_concrete(labels):
-        rows = np.asarray(labels)
-        if rows.size and np.all((rows == 0) | (rows == 1)):
-            raise ValueError(
-                "labels look like one-hot rows: as many as there are scores, all 0 or 1. Pass the labels themselves, "
-                "jnp.argmax(labels, -1), or the rows as targets to lml_binary_cross_entropy"
-            )
+    if labels.ndim > len(batch) and labels.shape[-1] == log_y.shape[-1] > 1 and labels.size:
+        message = (
+            "labels look like one-hot rows: as many as there are scores, all 0 or 1. Pass the labels themselves, "
+            "jnp.argmax(labels, -1), or the rows as targets to lml_binary_cross_entropy"
+        )
+        zero = jnp.zeros((), log_y.dtype)
+        log_y = log_y + _checks.where_valid(zero, message, _is_more_than_a_mask, labels)
     several = labels if labels.ndim > len(batch) else labels[..., None]
     chosen = jnp.take_along_axis(log_y, jnp.maximum(several, 0), axis=-1, mode="fill", fill_value=jnp.nan)
     return -jnp.sum(jnp.where(several >= 0, chosen, 0.0), axis=-1)
@@ -106,3 +106,7 @@ def _targets(x: Any, targets: Any) -> jax.Array:
 def _times(weight: jax.Array, logarithm: jax.Array) -> jax.Array:
     """Their product, zero where the weight is, with no infinity on the way back."""
     return jnp.where(weight == 0, 0.0, weight * jnp.where(weight == 0, 0.0, logarithm))
+
+
+def _is_more_than_a_mask(xp: Any, _: Any, labels: Any) -> Any:
+    return xp.any((labels != 0) & (labels != 1))

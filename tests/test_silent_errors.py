@@ -7,7 +7,16 @@ import pytest
 
 import kkt_solvers as kkt
 from kkt_solvers import projections
-from kkt_solvers.problems import bounded_least_squares, lml, lml_binary_cross_entropy, lml_loss
+from kkt_solvers.problems import (
+    LML,
+    bounded_least_squares,
+    channel_capacity,
+    entropic_top_k,
+    lml,
+    lml_binary_cross_entropy,
+    lml_loss,
+    soft_top_k,
+)
 
 
 def names(solution):
@@ -218,12 +227,17 @@ def test_temperature_beside_infinite_scores(x64):
         x, h = jnp.array([1.0, end, 0.0, 2.0]), 1e-6
         difference = (loss(1 + h, x) - loss(1 - h, x)) / (2 * h)
         np.testing.assert_allclose(jax.grad(loss)(1.0, x), difference, atol=1e-8)
-    assert jax.grad(loss)(1e-30, jnp.array([1.0, 0.5, 0.0, 2.0])) == 0
+    x = jnp.array([1.0, 0.5, 0.0, 2.0])
+    assert jax.grad(loss)(1e-30, x) == 0
+    assert jax.jvp(lambda t: loss(t, x), (jnp.float32(1e-30),), (jnp.float32(1.0),))[1] == 0
 
 
 def test_one_hot_rows_are_no_labels():
     with pytest.raises(ValueError, match="one-hot"):
         lml_loss(jnp.ones((1, 4)), jnp.array([[0, 1, 0, 0]]), 2)
+    traced = jax.jit(lambda labels: lml_loss(jnp.ones((1, 4)), labels, 2))
+    assert np.isnan(traced(jnp.array([[0, 1, 0, 0]])))
+    assert np.isfinite(traced(jnp.array([[0, 1, 2, -1]])))
     with pytest.raises(ValueError, match="targets must lie"):
         lml_binary_cross_entropy(jnp.ones(3), [0.0, 2.0, 0.0], 1)
 
@@ -231,8 +245,49 @@ def test_one_hot_rows_are_no_labels():
 def test_no_scores():
     assert lml(jnp.zeros((3, 0)), 0).shape == (3, 0)
     assert lml(jnp.zeros(0), 0).shape == (0,)
+    for choose in (soft_top_k, entropic_top_k):
+        assert choose(jnp.zeros((3, 0)), 0).shape == (3, 0)
     with pytest.raises(TypeError, match="axis must be an integer"):
         lml(jnp.zeros(3), 1, axis=1.0)
+
+
+def test_more_than_there_is_to_choose():
+    x = jnp.array([1.0, -jnp.inf, jnp.inf, 0.0])
+    for k in (0.5, 3.5):  # one is certain, and one forbidden
+        with pytest.raises(ValueError, match="k must lie between 1 and"):
+            LML(x, k)
+        assert names(jax.jit(lambda k: kkt.solve(LML(x, k)))(k)) == {"INVALID"}
+    assert names(kkt.solve(LML(x, 2))) == {"SOLVED"}
+
+
+def test_second_derivatives_where_slopes_underflow(dtype):
+    x = jnp.asarray([0.0, 60.0, -70.0, 200.0], dtype)
+    for k in (1, 2):
+        assert np.isfinite(jax.hessian(lambda x: jnp.sum(lml(x, k) * jnp.arange(4.0)))(x)).all()  # noqa: B023
+
+
+@pytest.mark.parametrize("choose", [soft_top_k, entropic_top_k])
+def test_a_nan_among_scores(choose):
+    x = jnp.array([[1.0, jnp.nan, 2.0], [1.0, 0.0, 2.0]])
+    assert np.isnan(choose(x[0], 1)).all()
+    assert np.isnan(choose(x, 1)[0]).all()
+    np.testing.assert_array_equal(choose(x, 1)[1], choose(x[1], 1))
+
+
+def test_an_output_that_never_occurs(x64):
+    T = jnp.array([[0.75, 0.25], [0.25, 0.75]])
+    wide = jnp.concatenate([T, jnp.zeros((1, 2))])
+    np.testing.assert_allclose(channel_capacity(wide)[0], channel_capacity(T)[0], rtol=1e-9)
+    gradients = (jax.grad(lambda T: channel_capacity(T)[0])(matrix) for matrix in (wide, T))
+    np.testing.assert_allclose(next(gradients)[:2], next(gradients), rtol=1e-6)
+
+
+def test_projections_of_what_is_far_apart():
+    v = jnp.array([300.0, 299.999, -50.0])
+    np.testing.assert_allclose(jnp.sum(projections.simplex(v, 0.01)), 0.01, rtol=1e-5)
+    # An entry of zero stays zero, and the others are as many as the sum wants.
+    y = projections.entropic(jnp.array([1.0, 0.0, 0.2, 0.0]), 1.9, upper=1.0)
+    np.testing.assert_allclose(y, [1.0, 0.0, 0.9, 0.0], rtol=1e-5)
 
 
 # ----------------------------------------------------------------------------------------------------- the door
@@ -266,3 +321,27 @@ def test_where_there_is_no_point_there_is_none_to_apply():
     assert names(solution) == {"PRIMAL_INFEASIBLE"}
     assert np.isnan(solution.primal).all()
     assert np.isposinf(solution.objective)
+
+
+def test_rows_without_a_condition_have_no_price(x64):
+    problem = kkt.Problem(kkt.Quadratic(np.eye(2), [-1.0, -2.0]), kkt.Affine([[1.0, 1.0], [0.0, 0.0]], [1.0, 0.0]))
+    np.testing.assert_array_equal(kkt.solve(problem).dual.equality[1], 0.0)
+    solution = kkt.solve_qp(np.eye(2), [-1.0, -2.0], [[1.0, 0.0], [0.0, 1.0]], [np.inf, 1.0])
+    np.testing.assert_allclose(solution.dual.inequality, [0.0, 1.0], atol=1e-9)
+    assert solution.dual.inequality[0] == 0
+
+
+@pytest.mark.parametrize("shape", ["diagonal", "dense", "vector"])
+def test_rounding_is_not_curvature(shape, rng, x64):
+    Q = np.eye(3) if shape != "dense" else np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    P = Q @ np.diag([1.0, 0.5, -1e-9]) @ Q.T
+    P, q = np.diag(P) if shape == "vector" else 0.5 * (P + P.T), np.array([-1.0, 2.0, -0.3])
+    solution = kkt.solve(kkt.Problem(kkt.Quadratic(P, q), box=kkt.Box(0.0, 1.0)), solver=kkt.InteriorPoint())
+    assert names(solution) == {"SOLVED"}
+    dense = np.diag(P) if shape == "vector" else P
+    best = min(
+        0.5 * y @ dense @ y + q @ y for y in np.stack(np.meshgrid(*3 * [np.linspace(0, 1, 21)]), -1).reshape(-1, 3)
+    )
+    assert solution.objective <= best + 1e-8
+    worse = kkt.Problem(kkt.Quadratic(P - 1e-6 * np.eye(3) if P.ndim == 2 else P - 1e-6, q), box=kkt.Box(0.0, 1.0))
+    assert names(kkt.solve(worse, solver=kkt.InteriorPoint())) == {"INVALID"}

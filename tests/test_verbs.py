@@ -60,7 +60,8 @@ def compiles_no_more(verb):
     first = next(iter(drawn))
 
     def loss(value):
-        return sum(jnp.sum(jnp.where(jnp.isfinite(leaf), leaf, 0)) for leaf in jax.tree.leaves(verb.call(**drawn | {first: value})))
+        found = jax.tree.leaves(verb.call(**drawn | {first: value}))
+        return sum(jnp.sum(jnp.where(jnp.isfinite(leaf), leaf, 0)) for leaf in found)
 
     for count in range(3):
         before = len(compiled)

@@ -201,11 +201,11 @@ def draw_channels(rng, rows):
 def draw_channel(rng, rows):
     T = np.moveaxis(rng.dirichlet(np.ones(A), size=(rows, B)), 1, 2)
     T[::5, 0] = 0  # an output that does not occur
-    return {"T": T / np.sum(T, 1, keepdims=True)}
+    return {"transition": T / np.sum(T, 1, keepdims=True)}
 
 
-def violation_channel(found, T):
-    capacity, inputs = found
+def violation_channel(found, transition):
+    T, (capacity, inputs) = transition, found
     with np.errstate(all="ignore"):
         outputs = np.einsum("roi,ri->ro", T, inputs)[:, :, None]
         divergence = np.sum(np.where(T > 0, T * np.log2(T / outputs), 0.0), 1)  # [cover2006]: at most the capacity
@@ -237,7 +237,9 @@ def violation_rebalancing(w, holdings, turnover, **_):
 
 def draw_regression(rng, rows):
     X = rng.normal(size=(rows, N, B))
-    return {"X": X, "y": np.sum(X, 2) + rng.normal(size=(rows, N)), "upper": rng.uniform(0.5, 2, size=(rows, B))}
+    y = np.sum(X, 2) + rng.normal(size=(rows, N))
+    y[:, 0], y[:, 1] = np.abs(y[:, 0]), -np.abs(y[:, 1])  # labels of either sign
+    return {"X": X, "y": y, "upper": rng.uniform(0.5, 2, size=(rows, B))}
 
 
 def signs_of(y):
@@ -358,7 +360,8 @@ VERBS = [
          map_rows(lambda features, p: problems.maximum_entropy(features, features @ p)), violation_moments),
     Verb("water_filling", draw_channels, problems.water_filling,
          lambda p, noise, power, upper: worst(sum_to(p, power), inside(p, 0.0, upper)), heavy=False),
-    Verb("channel_capacity", draw_channel, map_rows(problems.channel_capacity), violation_channel),
+    Verb("channel_capacity", draw_channel,
+         map_rows(lambda transition: problems.channel_capacity(transition)), violation_channel),
     Verb("portfolio", draw_portfolio,
          map_rows(lambda mean, factor, upper, holdings, turnover: problems.portfolio(
              mean, covariance(factor), upper=upper)), violation_portfolio),

@@ -53,8 +53,8 @@ def is_sparse(problem: FlatProblem) -> bool:
 
 def missing_curvature(problem: FlatProblem, y: jax.Array) -> jax.Array:
     """What the diagonal of the Hessian at `y` lacks for a positive semidefinite one: zero; what rounding may have taken
-    from it, relative to its largest entry; or infinity, where it is not convex. A sparse or low-rank one is taken at the
-    user's word. A Hessian that is not finite tells nothing."""
+    from it, relative to its largest entry; or infinity, where it is not convex. A sparse or low-rank one is taken at
+    the user's word. A Hessian that is not finite tells nothing."""
     objective, reg = problem.objective, 10 * regularisation(y.dtype)
     P = objective.P if isinstance(objective, Quadratic) else None
     zero = jnp.zeros((), y.dtype)
