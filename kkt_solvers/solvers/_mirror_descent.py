@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kkt_solvers._batches import one_by_one
 from kkt_solvers._mirror import entropy, mirror
 from kkt_solvers._problem import FlatProblem
 from kkt_solvers._residuals import default_tolerance
 from kkt_solvers._solution import Dual
 from kkt_solvers.solvers._base import Solver
-from kkt_solvers.solvers._rounds import in_rounds, unless_empty
+from kkt_solvers.solvers._rounds import in_rounds
 from kkt_solvers.solvers._sets import minimise, project
 
 
@@ -44,6 +45,10 @@ class MirrorDescent(Solver):
     def run(
         self, problem: FlatProblem, init: jax.Array, dual: Dual | None = None
     ) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
+        # In step every projection of a batch would take as many iterations as the longest one, in every step.
+        return one_by_one(self._run)(problem, init)
+
+    def _run(self, problem: FlatProblem, init: jax.Array) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
         from kkt_solvers.solvers._jaxopt import mirror_descent
 
         objective, box = problem.objective, problem.box
@@ -70,7 +75,7 @@ class MirrorDescent(Solver):
         y, proof, empty = project(init, jnp.ones_like(init), problem)
         y = _inside(y, box.lower, box.upper)
         carry = objective(y), jnp.asarray(self.stepsize, init.dtype)
-        return unless_empty(empty, proof, in_rounds(one_round, problem, y, carry, self.tol, self.max_iterations))
+        return in_rounds(one_round, problem, y, carry, empty, proof, self.tol, self.max_iterations)
 
 
 def _value(y: jax.Array, objective: Any) -> jax.Array:

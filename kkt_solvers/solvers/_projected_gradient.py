@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers._arrays import inverse_root
+from kkt_solvers._batches import one_by_one
 from kkt_solvers._flatten import middle_of_box
 from kkt_solvers._linear import diagonal_curvature
 from kkt_solvers._objectives import Separable
@@ -14,7 +15,7 @@ from kkt_solvers._problem import Box, FlatProblem
 from kkt_solvers._residuals import default_tolerance
 from kkt_solvers._solution import Dual
 from kkt_solvers.solvers._base import Solver
-from kkt_solvers.solvers._rounds import in_rounds, unless_empty
+from kkt_solvers.solvers._rounds import in_rounds
 from kkt_solvers.solvers._sets import project
 
 # Where phi' is infinite at a bound, a round may close this part of the distance to it, and no more.
@@ -51,6 +52,10 @@ class ProjectedGradient(Solver):
     def run(
         self, problem: FlatProblem, init: jax.Array, dual: Dual | None = None
     ) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
+        # In step every projection of a batch would take as many iterations as the longest one, in every step.
+        return one_by_one(self._run)(problem, init)
+
+    def _run(self, problem: FlatProblem, init: jax.Array) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
         from kkt_solvers.solvers._jaxopt import projected_gradient
 
         objective, equality, box = problem.objective, problem.equality, problem.box
@@ -79,7 +84,7 @@ class ProjectedGradient(Solver):
         if separable:
             middle, _, _ = project(middle_of_box(box), jnp.ones_like(y), problem)
             y = 0.9 * y + 0.1 * middle  # off the bounds, where the slope may be infinite
-        return unless_empty(empty, proof, in_rounds(one_round, problem, y, (), self.tol, self.max_iterations))
+        return in_rounds(one_round, problem, y, (), empty, proof, self.tol, self.max_iterations)
 
 
 def _inner_box(problem: FlatProblem, y: jax.Array) -> Box:

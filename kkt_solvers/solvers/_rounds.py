@@ -16,10 +16,18 @@ Round = Callable[[jax.Array, Any], tuple[jax.Array, Any, jax.Array, jax.Array]]
 
 
 def in_rounds(
-    one_round: Round, problem: FlatProblem, y: jax.Array, carry: Any, tol: float | None, max_iterations: int
+    one_round: Round,
+    problem: FlatProblem,
+    y: jax.Array,
+    carry: Any,
+    empty: jax.Array,
+    proof: jax.Array,
+    tol: float | None,
+    max_iterations: int,
 ) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
     """`one_round(y, carry) -> (y, carry, steps, stuck)` until the residuals are small, `stuck` holds or
-    `max_iterations` steps are taken. Returns the best point at the end of a round as a solver's `run` does."""
+    `max_iterations` steps are taken. Returns the best point at the end of a round as a solver's `run` does; where the
+    set is `empty`, that claim and its `proof`."""
     eps = jnp.finfo(y.dtype).eps
     tol = default_tolerance(y.dtype) if tol is None else tol
 
@@ -42,17 +50,10 @@ def in_rounds(
 
     none, first = jnp.zeros((), jnp.int32), measure(y)
     report(none, problem.objective(y), first)
-    start = (y, carry, y, first, none, jnp.zeros((), bool))
+    start = (y, carry, y, first, none, empty)
     y, _, best, smallest, iterations, _ = jax.lax.while_loop(unfinished, step, start)
     best = jnp.where(jnp.isfinite(smallest), best, y)
     claim = jnp.where(smallest <= tol, Status.SOLVED, Status.MAX_ITERATIONS)
-    return best, complete_dual(problem, best, None), iterations, claim
-
-
-def unless_empty(
-    empty: jax.Array, proof: jax.Array, found: tuple[jax.Array, Dual, jax.Array, jax.Array]
-) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
-    """`found`, or, where the set is `empty`, that claim and its `proof`."""
-    y, dual, iterations, claim = found
+    dual = complete_dual(problem, best, None)
     nu = jnp.where(empty, proof, dual.equality)
-    return y, Dual(nu, dual.lower, dual.upper), iterations, jnp.where(empty, Status.PRIMAL_INFEASIBLE, claim)
+    return best, Dual(nu, dual.lower, dual.upper), iterations, jnp.where(empty, Status.PRIMAL_INFEASIBLE, claim)
