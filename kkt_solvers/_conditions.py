@@ -21,12 +21,11 @@ from kkt_solvers._batches import in_any
 from kkt_solvers._flatten import is_valid
 from kkt_solvers._linear import solve_semidefinite
 from kkt_solvers._objectives import Quadratic, Separable, hessian_product
-from kkt_solvers._problem import Affine, FlatProblem
+from kkt_solvers._problem import Affine, FlatProblem, Operator
 from kkt_solvers._residuals import (
     adjoint,
     adjoint_terms,
     gradient_and_terms,
-    largest_of_groups,
     natural_size,
     product_terms,
     residuals,
@@ -210,18 +209,26 @@ def _vanishes(problem: FlatProblem, nu: jax.Array, w: jax.Array) -> jax.Array:
 def ray_of_descent(problem: FlatProblem, ray: jax.Array) -> jax.Array:
     """Whether `ray` proves a quadratic program unbounded: `A d = 0`, `P d = 0`, `d` a direction of the box, `q'd < 0`.
 
-    The ray is first brought into the directions of the box; that it is one of the equality and flat is checked.
+    The ray is first brought into the directions of the box; that it is one of the equality and flat is checked, each
+    row beside its own terms and `d'P d` beside the square of `sum |d_i| sqrt(P_ii)`, no less than `|d|'|P||d|`: so no
+    unit counts.
     """
     objective, equality = problem.objective, problem.equality
     if not isinstance(objective, Quadratic):
         return jnp.zeros((), bool)
     tol = _ray_tolerance(ray)
     d = in_box_directions(problem, ray)
-    off, terms = largest_of_groups((equality.product(d),), (product_terms(equality, d),))
-    bend, curvature = largest_of_groups((objective.hessian_product(d),), (objective.diagonal(),))
-    slope, size = sums(objective.q * d, jnp.abs(objective.q * d))
+    terms = product_terms(equality, d)
+    unit = largest(terms) if isinstance(equality, Operator) else jnp.maximum(jnp.ravel(terms), row_sizes(problem))
+    on = jnp.all(jnp.abs(jnp.ravel(equality.product(d))) <= tol * unit)
+    bend, slope, size, curvature = sums(
+        d * objective.hessian_product(d),
+        objective.q * d,
+        jnp.abs(objective.q * d),
+        jnp.abs(d) * jnp.sqrt(jnp.maximum(objective.diagonal(), 0)),
+    )
     # The last is false where an entry of d is not a finite number.
-    return (off <= tol * (1e-30 + terms)) & (bend <= tol * curvature) & (slope < -tol * size)
+    return on & (bend <= tol**1.5 * curvature**2) & (slope < -tol * size)
 
 
 def in_box_directions(problem: FlatProblem, ray: jax.Array, wanted: jax.Array | bool = True) -> jax.Array:

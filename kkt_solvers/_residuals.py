@@ -138,7 +138,9 @@ def units(
         some = float(jnp.finfo(y.dtype).eps) ** 0.25 * known / jnp.maximum(of_y, 1.0)
         of_gradient = jnp.maximum(of_gradient, some)
     of_value = jnp.maximum(known, jnp.sum(jnp.abs(y) * widest))
-    return Units(of_gradient, of_y, jnp.maximum(of_value, _rounding(y.dtype) * of_gradient * of_y))
+    # Not a part of their product where that sum has one large enough: variables may be of different units.
+    least = _rounding(y.dtype) * of_gradient * jnp.where(of_y > largest(y), of_y, 0)
+    return Units(of_gradient, of_y, jnp.maximum(of_value, least))
 
 
 # -------------------------------------------------------------------------------------------- residuals
