@@ -206,7 +206,7 @@ def _products(x: jax.Array) -> jax.Array:
     only."""
     if jax.default_backend() != "cpu":
         return jnp.sum(x, axis=-1)
-    return x @ jnp.ones(x.shape[-1], x.dtype)
+    return jnp.matmul(x, jnp.ones(x.shape[-1], x.dtype), precision="highest")
 
 
 @jax.custom_jvp

@@ -64,6 +64,7 @@ def _linear(problem: Problem, dtype: Any) -> jax.Array:
     _, function = _given(problem)
     if function is None:
         return jnp.ones((), bool)
+    assert isinstance(problem.objective, Quadratic)
     n = problem.objective.q.size
     u, v = _probe(n, dtype, 0), _probe(n, dtype, 1)[::-1]
     Pu, Pv, both = function(u), function(v), function(2 * u + v)
