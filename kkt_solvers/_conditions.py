@@ -187,7 +187,8 @@ def certificate_of_infeasibility(problem: FlatProblem, nu: jax.Array) -> jax.Arr
     pulled, size_of_target = sums(target * nu, jnp.abs(target * nu))
     value, scale = total - pulled, size + size_of_target
     possible = jnp.all(jnp.isfinite(bound) | _vanishes(problem, nu, w))
-    of_target = jnp.max(relative(jnp.abs(target), row_sizes(problem)), initial=0)
+    rows = row_sizes(problem)
+    of_target = jnp.max(relative(jnp.where(rows > 0, jnp.abs(target), 0), rows), initial=0)
     reach = 1e3 * jnp.where(of_target > 0, of_target, natural_size(problem))
     # All false where an entry of nu or w is not a finite number.
     return possible & (value > _ray_tolerance(nu) * scale) & (value > reach * left) & (scale > 0)

@@ -218,8 +218,9 @@ def as_separable(objective: Objective) -> Separable | None:
         return objective
     P = objective.P if isinstance(objective, Quadratic) else None
     if isinstance(objective, Quadratic) and isinstance(P, jax.Array) and P.ndim == 1:
-        # A flat coordinate has a minimiser all the same, with a curvature that is nothing beside the slopes.
-        size = jnp.maximum(jnp.max(P, initial=0), jnp.max(jnp.abs(objective.q), initial=0))
+        # A flat coordinate has a minimiser all the same, with a curvature that is nothing beside the others.
+        size, slope = jnp.max(P, initial=0), jnp.max(jnp.abs(objective.q), initial=0)
+        size = jnp.where(size > 0, size, slope)
         least = jnp.finfo(size.dtype).eps * jnp.where(size > 0, size, 1.0)
         curvature = jnp.where(P < 0, P, jnp.maximum(P, least))
         return Separable(_diagonal_phi, (curvature, objective.q), _diagonal_minimiser)

@@ -102,21 +102,27 @@ def natural_size(problem: FlatProblem) -> jax.Array:
     minimiser of a quadratic objective or the nearest bound, whichever is nearer to zero, and one where neither is."""
     if problem.natural is not None:
         return problem.natural
-    box, objective = problem.box, problem.objective
-    target = jnp.ravel(problem.equality.target)
-    of_rows = jnp.ravel(product_terms(problem.equality, jnp.ones_like(box.lower)))
-    by_rows = jnp.max(relative(jnp.abs(target), of_rows), initial=0)
-
-    def nearest(bound: jax.Array) -> jax.Array:
-        size = jnp.abs(bound)
-        return jnp.min(jnp.where(size > 0, size, jnp.inf), initial=jnp.inf)
-
-    others = jnp.minimum(nearest(box.lower), nearest(box.upper))
+    objective = problem.objective
+    by_rows, others = sizes_of_data(problem)
     if isinstance(objective, Quadratic):
         slope, curvature = largest(objective.q), largest(objective.diagonal())
         usable = (slope > 0) & (curvature > 0)
         others = jnp.minimum(others, jnp.where(usable, slope / jnp.where(usable, curvature, 1.0), jnp.inf))
     return jnp.where(by_rows > 0, by_rows, jnp.where(jnp.isfinite(others), others, 1.0))
+
+
+def sizes_of_data(problem: FlatProblem) -> tuple[jax.Array, jax.Array]:
+    """The least size of `y` that can meet the equality, zero where `b = 0`; and that of the nearest bound which is not
+    zero, infinite where there is none."""
+    box, target = problem.box, jnp.ravel(problem.equality.target)
+    of_rows = jnp.ravel(product_terms(problem.equality, jnp.ones_like(box.lower)))
+    by_rows = jnp.max(relative(jnp.where(of_rows > 0, jnp.abs(target), 0), of_rows), initial=0)
+
+    def nearest(bound: jax.Array) -> jax.Array:
+        size = jnp.abs(bound)
+        return jnp.min(jnp.where(size > 0, size, jnp.inf), initial=jnp.inf)
+
+    return by_rows, jnp.minimum(nearest(box.lower), nearest(box.upper))
 
 
 def size_of(y: jax.Array, natural: jax.Array) -> jax.Array:

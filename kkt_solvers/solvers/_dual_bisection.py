@@ -11,6 +11,7 @@ from kkt_solvers._elementwise import minimise_elementwise, slope_of_minimiser
 from kkt_solvers._flatten import middle_of_box
 from kkt_solvers._objectives import Quadratic, Separable
 from kkt_solvers._problem import Box, FlatProblem, Sum
+from kkt_solvers._residuals import natural_size
 from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver, separable, single_row
 from kkt_solvers.solvers._steep import Search, steep_dual
@@ -46,7 +47,8 @@ class DualBisection(Solver):
         lower, upper = problem.box.lower, problem.box.upper
         if weights is None or total is None:
             y = minimise_elementwise(objective, jnp.zeros_like(lower), lower, upper)
-            return y, Dual(problem.equality.target, None, None), _count(0), _claim(y, jnp.asarray(Status.SOLVED))
+            claim = _claim(problem, y, jnp.asarray(Status.SOLVED))
+            return y, Dual(problem.equality.target, None, None), _count(0), claim
         if objective.steep and self.accelerate:
             if isinstance(problem.equality, Sum) and problem.equality.weights is None:
                 weights = jnp.ones((), total.dtype)
@@ -57,13 +59,13 @@ class DualBisection(Solver):
             )
         if isinstance(problem.objective, Quadratic):
             y = _shared(objective, weights, total, lower, upper, s, y)
-            claim = _claim(y, claim)
+            claim = _claim(problem, y, claim)
         return y, Dual(-s.reshape(problem.equality.target.shape), None, None), iterations, claim
 
 
-def _claim(y: jax.Array, claim: jax.Array) -> jax.Array:
-    """A flat coordinate without a bound goes as far as its curvature of rounding lets it: then `y` is a ray."""
-    far = largest(y) * float(jnp.finfo(y.dtype).eps) ** 0.75 > 1
+def _claim(problem: FlatProblem, y: jax.Array, claim: jax.Array) -> jax.Array:
+    """A flat coordinate without a bound goes as far as its curvature of rounding lets it: then `y` may be a ray."""
+    far = largest(y) * float(jnp.finfo(y.dtype).eps) ** 0.6 > natural_size(problem)
     return jnp.where(far & (claim == Status.SOLVED), Status.DUAL_INFEASIBLE, claim)
 
 
@@ -253,7 +255,7 @@ def _newton(
         narrow = (high - low) <= 2 * eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
         exact = residual == 0
         following = jnp.where(exact, s, jnp.where(settled, jnp.clip(newton, low, high), following))
-        done = exact | settled | narrow | ~jnp.isfinite(residual)
+        done = exact | settled | narrow | jnp.isnan(residual)  # an infinite one has a sign
         return Search(low, high, following, jnp.abs(following - s), state.last, done, state.iterations + 1)
 
     def unfinished(state: Search) -> jax.Array:

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax.experimental.sparse import BCOO
 
 from kkt_solvers._arrays import dense, largest, largest_entries, scaled_matrix
-from kkt_solvers._objectives import LowRank, Quadratic, SymmetricMap
+from kkt_solvers._objectives import LowRank, Quadratic, Smooth, SymmetricMap
 from kkt_solvers._problem import Affine, Box, FlatProblem
+from kkt_solvers._residuals import sizes_of_data
 
 _ROUNDS = 10
 
@@ -25,8 +26,9 @@ class Scales(NamedTuple):
 def equilibrated(problem: FlatProblem, init: jax.Array, *, sparse: bool) -> tuple[FlatProblem, Scales]:
     """The problem, scaled: Ruiz's iteration [ruiz2001] on `[[P, A'], [A, 0]]`, and the objective by `P` and `q`.
 
-    Of an objective that is not quadratic only the rows of the equality are scaled. The equality becomes an `Affine`;
-    matrices become dense unless `sparse`.
+    Of a function the rows of the equality are scaled, and all variables alike, to about one, and the objective by its
+    slope at `init`; of a separable objective the rows only. The equality becomes an `Affine`; matrices become dense
+    unless `sparse`.
     """
     objective = problem.objective
     A = problem.equality.rows(init.size)
@@ -65,8 +67,28 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, sparse: bool) -> tupl
         size = largest(d * objective.q, column_sizes(P, d))
         c = 1 / jnp.where(size > 0, size, 1.0)
         scaled = Quadratic(scaled_hessian(P, d, c), c * d * objective.q)
+    elif isinstance(objective, Smooth):
+        by_rows, bound = sizes_of_data(problem)
+        unit = jnp.maximum(by_rows, jnp.where(jnp.isfinite(bound), bound, 0))
+        unit = _power_of_two(jnp.where(unit > 0, unit, 1.0))
+        d, e = unit * d, e / unit
+        slope = unit * largest(objective.gradient(init))
+        c = _power_of_two(jnp.where(jnp.isfinite(slope) & (slope > 0), 1 / slope, 1.0))
+        scaled = Smooth(_scaled_function, (c, unit, objective), _same)
     box = Box(problem.box.lower / d, problem.box.upper / d)
     return FlatProblem(scaled, Affine(scaled_matrix(e, A, d), e * target), box), Scales(d, e, c)
+
+
+def _scaled_function(v: jax.Array, c: jax.Array, unit: jax.Array, objective: Smooth) -> jax.Array:
+    return c * objective(unit * v)
+
+
+def _same(v: jax.Array) -> jax.Array:
+    return v
+
+
+def _power_of_two(size: jax.Array) -> jax.Array:
+    return jnp.exp2(jnp.round(jnp.log2(size)))
 
 
 def column_sizes(P: Any, d: jax.Array) -> jax.Array:
