@@ -108,7 +108,8 @@ def scalar_dual(
 
     y = minimise_elementwise(objective, weights * s, lower, upper)
     y = jnp.where(at_most & moves, most, jnp.where(at_least & moves, least, y))
-    scale = 1 + jnp.abs(total) + jnp.where(jnp.isfinite(reach_least + reach_most), jnp.abs(reach_least + reach_most), 0)
+    ends = (jnp.abs(weights * jnp.where(moves & jnp.isfinite(end), end, 0)) for end in (least, most))
+    scale = jnp.abs(total) + block_sum(jnp.maximum(*ends))
     short = jnp.maximum(reach_least - total, total - reach_most)
     # Beyond rounding of the sums themselves no point of the box meets the equality.
     infeasible = short > 4 * eps * scale
