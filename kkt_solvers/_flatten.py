@@ -15,7 +15,7 @@ from kkt_solvers._arrays import cast, float_dtype, is_concrete
 from kkt_solvers._hoist import hoist
 from kkt_solvers._objectives import Quadratic, Separable, Smooth, SymmetricMap
 from kkt_solvers._problem import Affine, Box, Equality, FlatProblem, Operator, Problem, Sum
-from kkt_solvers._residuals import natural_size
+from kkt_solvers._residuals import natural_size, unit_of_data
 from kkt_solvers._solution import Dual, Solution
 
 _FORM_UP_TO = 3e7  # entries of the matrix of an equality, or of P, given as a function
@@ -274,7 +274,8 @@ def flatten(problem: Problem, init: Any) -> tuple[FlatProblem, jax.Array, Callab
     flat = FlatProblem(objective, equality, Box(lower, upper))
     if not (isinstance(objective, Separable) and objective.steep):  # whose residuals do without
         flat = replace(flat, natural=jax.lax.stop_gradient(natural_size(flat)))
-    start = middle_of_box(flat.box) if init is None else ravel_pytree(cast(_as_floats(init), dtype))[0]
+    unit = unit_of_data(flat) if isinstance(objective, Smooth) else 1.0
+    start = middle_of_box(flat.box, unit) if init is None else ravel_pytree(cast(_as_floats(init), dtype))[0]
 
     def unflatten(solution: Solution) -> Solution:
         back = cast((unravel(solution.primal), unravel_dual(solution.dual.equality)), out_dtype)
@@ -295,9 +296,9 @@ def _as_floats(init: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf) * 1.0, init)
 
 
-def middle_of_box(box: Box) -> jax.Array:
-    """A point inside the box: its middle where it is bounded, else one within reach of its bound and of zero."""
+def middle_of_box(box: Box, unit: Any = 1.0) -> jax.Array:
+    """A point inside the box: its middle where it is bounded, else one within a unit of its bound and of zero."""
     lower, upper = box.lower, box.upper
-    below = jnp.where(jnp.isfinite(lower), lower, jnp.minimum(upper, 1.0) - 1)
-    above = jnp.where(jnp.isfinite(upper), upper, jnp.maximum(lower, -1.0) + 1)
+    below = jnp.where(jnp.isfinite(lower), lower, jnp.minimum(upper, unit) - unit)
+    above = jnp.where(jnp.isfinite(upper), upper, jnp.maximum(lower, -unit) + unit)
     return 0.5 * (below + above)

@@ -125,6 +125,13 @@ def sizes_of_data(problem: FlatProblem) -> tuple[jax.Array, jax.Array]:
     return by_rows, jnp.minimum(nearest(box.lower), nearest(box.upper))
 
 
+def unit_of_data(problem: FlatProblem) -> jax.Array:
+    """A unit of `y` to solve a problem in: the larger of these two sizes, and one where there is neither."""
+    by_rows, bound = sizes_of_data(problem)
+    unit = jnp.maximum(by_rows, jnp.where(jnp.isfinite(bound), bound, 0))
+    return jnp.where(unit > 0, unit, 1.0)
+
+
 def size_of(y: jax.Array, natural: jax.Array) -> jax.Array:
     """The largest entry of `y`; where all of them are rounding beside `natural`, that."""
     size = largest(y)

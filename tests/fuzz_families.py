@@ -22,7 +22,9 @@ class Family(NamedTuple):
     solve: Callable[[dict[str, Any]], kkt.Solution]  # of one problem, traced
     conditions: Callable[[dict[str, Any], np.ndarray], Conditions]
     problem: Callable[[dict[str, Any]], kkt.Problem] | None = None
-    proves: bool = True  # whether infeasible problems must be found so: no method promises that of a general objective
+    # Whether infeasible problems must be found so: nothing promises that of a general objective, nor does `DualNewton`,
+    # which may end with MAX_ITERATIONS.
+    proves: bool = True
 
 
 def box(d):
@@ -206,7 +208,7 @@ def _separable(name, phi, minimiser, terms, parts, m, n=6, positive=False):
     kinds = SEPARABLE if m == 1 else SMOOTH
     family = _smooth(name, None, terms, parts, m, n, positive, separable=True, kinds=kinds)
     problem = functools.partial(separable_problem, phi, minimiser, tuple(parts))
-    return family._replace(solve=_solved(problem), problem=problem, proves=True)
+    return family._replace(solve=_solved(problem), problem=problem, proves=m == 1)
 
 
 FAMILIES = (

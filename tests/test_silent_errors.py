@@ -208,7 +208,7 @@ def test_some_infinite_bounds_in_an_entropy(x64):
 def test_masked_rows_sum_to_k(dtype, rng):
     small = {"float32": 1e-5, "float64": 1e-12}[dtype.name]
     np.testing.assert_allclose(lml(jnp.zeros(8, dtype), 2, where=jnp.arange(8) < 3)[:3], 2 / 3, rtol=small)
-    for n in (3, 12, 100):
+    for n in (3, 100):
         x, mask = (3 * rng.normal(size=(1000, n))).astype(dtype), rng.random((1000, n)) < 0.6
         mask[:, 0] = True
         for w in (np.ones((1000, n), dtype), np.exp(rng.normal(size=(1000, n))).astype(dtype)):

@@ -9,7 +9,7 @@ from jax.experimental.sparse import BCOO
 from kkt_solvers._arrays import dense, largest, largest_entries, scaled_matrix
 from kkt_solvers._objectives import LowRank, Quadratic, Smooth, SymmetricMap
 from kkt_solvers._problem import Affine, Box, FlatProblem
-from kkt_solvers._residuals import sizes_of_data
+from kkt_solvers._residuals import unit_of_data
 
 _ROUNDS = 10
 
@@ -68,12 +68,11 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, sparse: bool) -> tupl
         c = 1 / jnp.where(size > 0, size, 1.0)
         scaled = Quadratic(scaled_hessian(P, d, c), c * d * objective.q)
     elif isinstance(objective, Smooth):
-        by_rows, bound = sizes_of_data(problem)
-        unit = jnp.maximum(by_rows, jnp.where(jnp.isfinite(bound), bound, 0))
-        unit = _power_of_two(jnp.where(unit > 0, unit, 1.0))
+        unit = jnp.exp2(jnp.round(jnp.log2(unit_of_data(problem))))  # a power of two
         d, e = unit * d, e / unit
-        slope = unit * largest(objective.gradient(init))
-        c = _power_of_two(jnp.where(jnp.isfinite(slope) & (slope > 0), 1 / slope, 1.0))
+        slope = objective.gradient(jnp.clip(jnp.clip(init, -unit, unit), problem.box.lower, problem.box.upper))
+        size = unit * largest(jnp.where(jnp.isfinite(slope), slope, 0))
+        c = jnp.exp2(-jnp.round(jnp.log2(jnp.where((size > 0) & jnp.isfinite(size), size, 1.0))))
         scaled = Smooth(_scaled_function, (c, unit, objective), _same)
     box = Box(problem.box.lower / d, problem.box.upper / d)
     return FlatProblem(scaled, Affine(scaled_matrix(e, A, d), e * target), box), Scales(d, e, c)
@@ -85,10 +84,6 @@ def _scaled_function(v: jax.Array, c: jax.Array, unit: jax.Array, objective: Smo
 
 def _same(v: jax.Array) -> jax.Array:
     return v
-
-
-def _power_of_two(size: jax.Array) -> jax.Array:
-    return jnp.exp2(jnp.round(jnp.log2(size)))
 
 
 def column_sizes(P: Any, d: jax.Array) -> jax.Array:
