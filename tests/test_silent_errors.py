@@ -15,6 +15,7 @@ from kkt_solvers.problems import (
     lml,
     lml_binary_cross_entropy,
     lml_loss,
+    logistic_regression,
     soft_top_k,
 )
 
@@ -183,7 +184,11 @@ def test_a_start_without_curvature(power, rng, x64):
 
 def test_an_infimum_that_is_not_attained_is_not_solved(x64):
     solution = kkt.solve(kkt.Problem(lambda y: jnp.sum(jnp.exp(-y)), box=kkt.Box(0.0, jnp.inf)), jnp.zeros(2))
-    assert "SOLVED" not in names(solution)
+    # Not for want of iterations: it stopped as rounding allows no more.
+    assert names(solution) == {"INACCURATE"}
+    assert int(solution.iterations) < kkt.InteriorPoint().max_iterations
+    assert "float64" in kkt.Status.INACCURATE.message
+    assert np.isnan(logistic_regression([[1.0], [-1.0]], [1, -1])).all()
 
 
 # ------------------------------------------------------------------------------------------------ DualBisection
@@ -345,3 +350,50 @@ def test_rounding_is_not_curvature(shape, rng, x64):
     assert solution.objective <= best + 1e-8
     worse = kkt.Problem(kkt.Quadratic(P - 1e-6 * np.eye(3) if P.ndim == 2 else P - 1e-6, q), box=kkt.Box(0.0, 1.0))
     assert names(kkt.solve(worse, solver=kkt.InteriorPoint())) == {"INVALID"}
+
+
+@pytest.mark.parametrize("row", [[0.0, 0.0], [[0.0, 0.0]]])
+def test_a_row_of_zeros_that_cannot_hold(row, x64):
+    equality = kkt.Sum(1.0, row) if np.ndim(row) == 1 else kkt.Affine(row, [1.0])
+    for P in (np.eye(2), np.ones(2)):
+        assert names(kkt.solve(kkt.Problem(kkt.Quadratic(P, [-1.0, -2.0]), equality))) == {"PRIMAL_INFEASIBLE"}
+
+
+def test_multipliers_of_one_side(x64):
+    problem = kkt.Problem(kkt.Quadratic(np.eye(2), [1.0, -2.0]), box=kkt.Box(0.0, 1.0))
+    found = kkt.differentiable(problem, [0.0, 1.0], kkt.Dual(None, [5.0, 0.0], None))
+    np.testing.assert_allclose(found.dual.lower, [5, 0])  # wrong as it is, it is what was given
+    assert "SOLVED" not in names(found)
+    found = kkt.differentiable(problem, [0.0, 1.0], kkt.Dual(None, [1.0, 0.0], None))
+    np.testing.assert_allclose(found.dual.upper, [0, 1])
+    assert names(found) == {"SOLVED"}
+
+
+def test_weighted_scores_of_any_size():
+    x, w = jnp.array([1e33, 3e32, -2e33, 0.0]), jnp.array([1.0, 2.0, 0.5, 1.0])
+    y = lml(x, 1.5, weights=w)
+    np.testing.assert_allclose(w @ y, 1.5, rtol=1e-6)
+    assert np.isfinite(jax.grad(lambda x: lml(x, 1.5, weights=w)[1])(x)).all()
+
+
+def test_a_nan_in_traced_args():
+    solve = jax.jit(lambda a: kkt.solve(kkt.Problem(lambda y, a: a * jnp.sum(y**2), args=(a,)), jnp.ones(2)))
+    assert names(solve(1.0)) == {"SOLVED"}
+    assert names(solve(jnp.nan)) == {"INVALID"}
+
+
+def test_a_system_without_a_solution_has_a_small_derivative(rng, x64):
+    # Three rows, and two coordinates that are free: no derivative in b, but the nearest to one, and finite.
+    A, bounds = rng.normal(size=(3, 4)), kkt.Box([0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0])
+
+    def primal(b):
+        problem = kkt.Problem(kkt.Quadratic(np.ones(4), np.zeros(4)), kkt.Affine(A, b), bounds)
+        return kkt.differentiable(problem, [0.5, 0.4, 0.0, 0.0], kkt.Dual(None, None, None)).primal[:2]
+
+    b = A @ np.array([0.5, 0.4, 0.0, 0.0])
+    slope = jax.jacfwd(primal)(b)
+    scale = 1 / np.max(np.abs(A[:, :2]), axis=1)  # the rows in units of their own
+    expected = np.linalg.lstsq(scale[:, None] * A[:, :2], np.diag(scale), rcond=None)[0]
+    np.testing.assert_allclose(slope, expected, atol=1e-8)
+    # In reverse the system has solutions, and not one only: any of them will do, but not one of size 1e11.
+    assert np.max(np.abs(jax.jacrev(primal)(b))) < 10
