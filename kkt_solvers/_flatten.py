@@ -15,7 +15,7 @@ from kkt_solvers._arrays import cast, float_dtype, is_concrete
 from kkt_solvers._hoist import hoist
 from kkt_solvers._objectives import Quadratic, Separable, Smooth, SymmetricMap
 from kkt_solvers._problem import Affine, Box, Equality, FlatProblem, Operator, Problem, Sum
-from kkt_solvers._residuals import natural_size, unit_of_data
+from kkt_solvers._residuals import natural_size, natural_sizes, unit_of_data
 from kkt_solvers._solution import Dual, Solution
 
 _FORM_UP_TO = 3e7  # entries of the matrix of an equality, or of P, given as a function
@@ -273,7 +273,7 @@ def flatten(problem: Problem, init: Any) -> tuple[FlatProblem, jax.Array, Callab
     upper = _fill(cast(problem.box.upper, dtype), y, "upper")
     flat = FlatProblem(objective, equality, Box(lower, upper))
     if not (isinstance(objective, Separable) and objective.steep):  # whose residuals do without
-        flat = replace(flat, natural=jax.lax.stop_gradient(natural_size(flat)))
+        flat = replace(flat, natural=jax.lax.stop_gradient((natural_size(flat), natural_sizes(flat))))
     unit = unit_of_data(flat) if isinstance(objective, Smooth) else 1.0
     start = middle_of_box(flat.box, unit) if init is None else ravel_pytree(cast(_as_floats(init), dtype))[0]
 

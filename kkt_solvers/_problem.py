@@ -194,8 +194,8 @@ class FlatProblem:
 
     Fields: `objective`, with `objective(y)` and `objective.gradient(y)`; `equality`, with
     `equality.product(y)`, `equality.adjoint(nu)`, `equality.target` and `equality.rows(n)` (an `Affine` without rows
-    where there is none); `box`, whose bounds are vectors; `natural`, a size of `y` from the data alone (`None` where it
-    is not known: see `_residuals`).
+    where there is none); `box`, whose bounds are vectors; `natural`, sizes of `y` and of each coordinate from the data
+    alone (`None` where they are not known: see `_residuals`).
     """
 
     objective: Objective

@@ -101,7 +101,7 @@ def natural_size(problem: FlatProblem) -> jax.Array:
     """A size of `y`, from the data alone: the least that can meet the equality. Where `b = 0` it is the unconstrained
     minimiser of a quadratic objective or the nearest bound, whichever is nearer to zero, and one where neither is."""
     if problem.natural is not None:
-        return problem.natural
+        return problem.natural[0]
     objective = problem.objective
     by_rows, others = sizes_of_data(problem)
     if isinstance(objective, Quadratic):
@@ -125,6 +125,28 @@ def sizes_of_data(problem: FlatProblem) -> tuple[jax.Array, jax.Array]:
     return by_rows, jnp.minimum(nearest(box.lower), nearest(box.upper))
 
 
+def natural_sizes(problem: FlatProblem) -> jax.Array:
+    """That of each coordinate: the nearest bound that is not zero, or else the least value that alone would meet a row
+    of the equality; zero where there is none. Whatever the units of the variables."""
+    if problem.natural is not None:
+        return problem.natural[1]
+    box, equality = problem.box, problem.equality
+    n = box.lower.size
+
+    def inverse(bound: jax.Array) -> jax.Array:
+        return jnp.where(bound == 0, 0.0, 1 / jnp.where(bound == 0, 1.0, jnp.abs(bound)))  # of an infinite one zero
+
+    most = jnp.maximum(inverse(box.lower), inverse(box.upper))
+    if not isinstance(equality, Operator) and equality.target.size:
+        target = jnp.ravel(equality.target)
+        # A right-hand side that is rounding beside the others is none.
+        size = relative(jnp.abs(target), jnp.ravel(product_terms(equality, jnp.ones_like(most))))
+        kept = size > float(jnp.finfo(most.dtype).eps) ** 0.5 * jnp.max(size)
+        by_rows = largest_entries(equality.rows(n), 0, inverse(jnp.where(kept, target, 0)))
+        most = jnp.where(most > 0, most, by_rows)
+    return inverse(most)
+
+
 def unit_of_data(problem: FlatProblem) -> jax.Array:
     """A unit of `y` to solve a problem in: the larger of these two sizes, and one where there is neither."""
     by_rows, bound = sizes_of_data(problem)
@@ -146,12 +168,13 @@ def units(
     widest = functools.reduce(jnp.maximum, [jnp.abs(term) for term in terms])
     of_gradient, of_y = largest(widest), size_of(y, natural)
     known = jnp.where(jnp.isfinite(value), jnp.abs(value), 0)
+    # Where only what costs nothing is not zero, the others count by a part of the size that they might have.
+    reach = jnp.maximum(jnp.abs(y), _rounding(y.dtype) * natural_sizes(problem))
     if isinstance(problem.objective, Smooth):
         # At a minimum at the origin all of the terms vanish; what a user's function is rounded to does not.
         some = float(jnp.finfo(y.dtype).eps) ** 0.25 * known / jnp.maximum(of_y, 1.0)
         of_gradient = jnp.maximum(of_gradient, some)
-    of_value = jnp.maximum(known, jnp.sum(jnp.abs(y) * widest))
-    # Not a part of their product where that sum has one large enough: variables may be of different units.
+    of_value = jnp.maximum(known, jnp.sum(reach * widest))
     least = _rounding(y.dtype) * of_gradient * jnp.where(of_y > largest(y), of_y, 0)
     return Units(of_gradient, of_y, jnp.maximum(of_value, least))
 

@@ -1,5 +1,7 @@
 """Every verb on many random rows, its own constraints checked in numpy; and none compiles anew on every call."""
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.monitoring
 import jax.numpy as jnp
@@ -80,3 +82,19 @@ def test_no_compiling_on_the_third_call(name):
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
 def test_no_verb_compiles_on_the_third_call(verb):
     compiles_no_more(verb)
+
+
+SCORED = {verb.name: verb for verb in VERBS if verb.name in ("lml", "soft_top_k", "entropic_top_k", "hard_top_k")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCORED)
+@hypothesis.settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@hypothesis.given(shape=st.lists(st.integers(0, 4), min_size=1, max_size=3), seed=st.integers(0, 99))
+def test_shapes(name, shape, seed):
+    """Any number of rows and of entries, none among them: the shape stays, and each row has its sum."""
+    choose = getattr(kkt_solvers.problems, name)
+    k = min(2, shape[-1])
+    y = choose(np.random.default_rng(seed).normal(size=shape).astype(np.float32), k)
+    assert y.shape == tuple(shape)
+    np.testing.assert_allclose(np.sum(y, -1), np.full(shape[:-1], k), atol=1e-5)

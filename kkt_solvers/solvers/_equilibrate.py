@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.sparse import BCOO
 
-from kkt_solvers._arrays import dense, largest, largest_entries, scaled_matrix, signs
+from kkt_solvers._arrays import dense, largest, largest_entries, scaled_matrix
 from kkt_solvers._objectives import LowRank, Quadratic, Smooth, SymmetricMap
 from kkt_solvers._problem import Affine, Box, FlatProblem
-from kkt_solvers._residuals import unit_of_data
+from kkt_solvers._residuals import gradient_and_terms, unit_of_data
 
 _ROUNDS = 10
 
@@ -26,9 +26,9 @@ class Scales(NamedTuple):
 def equilibrated(problem: FlatProblem, init: jax.Array, *, sparse: bool) -> tuple[FlatProblem, Scales]:
     """The problem, scaled: Ruiz's iteration [ruiz2001] on `[[P, A'], [A, 0]]`, and the objective by `P` and `q`.
 
-    Of a function the rows of the equality are scaled, and all variables alike, to about one, and the objective by its
-    slope beside `init`; of a separable objective the rows only. The equality becomes an `Affine`; matrices become dense
-    unless `sparse`.
+    Of a function the rows of the equality are scaled, and all variables alike, to about one, and the objective by the
+    terms of its slope beside `init`; of a separable objective the rows only. The equality becomes an `Affine`; matrices
+    become dense unless `sparse`.
     """
     objective = problem.objective
     A = problem.equality.rows(init.size)
@@ -71,10 +71,8 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, sparse: bool) -> tupl
         unit = jnp.exp2(jnp.round(jnp.log2(unit_of_data(problem))))  # a power of two
         d, e = unit * d, e / unit
         at = jnp.clip(jnp.clip(init, -unit, unit), problem.box.lower, problem.box.upper)
-        slope, bend = jax.jvp(objective.gradient, (at,), (unit * signs(at),))
-        # Where the slope vanishes, as at a start that is the solution, the curvature tells a size.
-        few = float(jnp.finfo(init.dtype).eps) ** 0.25
-        size = unit * largest(*(jnp.where(jnp.isfinite(part), part, 0) for part in (slope, few * bend)))
+        _, terms = gradient_and_terms(objective, at)
+        size = unit * largest(*(jnp.where(jnp.isfinite(term), term, 0) for term in terms))
         c = jnp.exp2(-jnp.round(jnp.log2(jnp.where((size > 0) & jnp.isfinite(size), size, 1.0))))
         scaled = Smooth(_scaled_function, (c, unit, objective), _same)
     box = Box(problem.box.lower / d, problem.box.upper / d)
