@@ -15,7 +15,7 @@ from kkt_solvers._arrays import block_sum, is_precise, largest, largest_entries,
 from kkt_solvers._batches import in_any
 from kkt_solvers._elementwise import minimise_elementwise
 from kkt_solvers._objectives import Objective, Quadratic, Separable, Smooth
-from kkt_solvers._problem import FlatProblem, Operator, Sum
+from kkt_solvers._problem import Box, FlatProblem, Operator, Sum
 from kkt_solvers._solution import Dual, Residuals
 
 
@@ -81,17 +81,19 @@ class Units(NamedTuple):
     value: jax.Array  # the sum of the terms of the duality gap
 
 
-def gradient_and_terms(objective: Objective, y: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+def gradient_and_terms(objective: Objective, y: jax.Array, box: Box) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """`grad f`, and the terms that cancel in it: `P y` and `q`.
 
-    For a function the terms are `H S y`, with a diagonal `S` of signs, and the gradient itself: what is left of
-    `H y` where `grad f` is linear.
+    For a function the terms are `H S r`, with a diagonal `S` of signs, and the gradient itself: what is left of `H y`
+    where `grad f` is linear. `r` is `|y|`, or the distance to a bound that is nearer: beside a bound where the slope is
+    infinite `H y` would be as large as one likes.
     """
     if isinstance(objective, Quadratic):
         curved = objective.hessian_product(y)
         return curved + objective.q, (curved, objective.q)
     if isinstance(objective, Smooth):
-        gradient, curved = jax.jvp(objective.gradient, (y,), (signs(y) * y,))
+        room = jnp.maximum(jnp.minimum(jnp.minimum(y - box.lower, box.upper - y), jnp.abs(y)), 0)
+        gradient, curved = jax.jvp(objective.gradient, (y,), (signs(y) * room,))
         return gradient, (gradient, curved)
     gradient = objective.gradient(y)
     return gradient, (jnp.where(jnp.isfinite(gradient), gradient, 0),)
@@ -251,7 +253,7 @@ def residuals(problem: FlatProblem, y: jax.Array, dual: Dual) -> Residuals:
         return _steep_residuals(problem, y, dual.equality)
     box, objective = problem.box, problem.objective
     shift, net = adjoint(problem, dual.equality), dual.upper - dual.lower
-    gradient, terms = gradient_and_terms(objective, y)
+    gradient, terms = gradient_and_terms(objective, y, box)
     natural, moved = natural_size(problem), None
     if isinstance(objective, Separable):
         # Rounding of `z = -A'nu` moves y by `psi'(z) |z|`: a y of that size is nothing but rounding.

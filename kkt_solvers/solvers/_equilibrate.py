@@ -26,8 +26,8 @@ class Scales(NamedTuple):
 def equilibrated(problem: FlatProblem, init: jax.Array, *, sparse: bool) -> tuple[FlatProblem, Scales]:
     """The problem, scaled: Ruiz's iteration [ruiz2001] on `[[P, A'], [A, 0]]`, and the objective by `P` and `q`.
 
-    Of a function the rows of the equality are scaled, and all variables alike, to about one, and the objective by the
-    terms of its slope beside `init`; of a separable objective the rows only. The equality becomes an `Affine`; matrices
+    Of a function the rows of the equality are scaled, and all variables alike, to about one, and the objective by
+    its curvature beside `init`; of a separable objective the rows only. The equality becomes an `Affine`; matrices
     become dense unless `sparse`.
     """
     objective = problem.objective
@@ -71,8 +71,10 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, sparse: bool) -> tupl
         unit = jnp.exp2(jnp.round(jnp.log2(unit_of_data(problem))))  # a power of two
         d, e = unit * d, e / unit
         at = jnp.clip(jnp.clip(init, -unit, unit), problem.box.lower, problem.box.upper)
-        _, terms = gradient_and_terms(objective, at)
-        size = unit * largest(*(jnp.where(jnp.isfinite(term), term, 0) for term in terms))
+        _, terms = gradient_and_terms(objective, at, problem.box)
+        slope, bend = (largest(jnp.where(jnp.isfinite(term), term, 0)) for term in terms)
+        # By the curvature, if there is any: a slope that is the same for all may be of any size.
+        size = unit * jnp.where(bend > float(jnp.finfo(init.dtype).eps) ** 0.5 * slope, bend, slope)
         c = jnp.exp2(-jnp.round(jnp.log2(jnp.where((size > 0) & jnp.isfinite(size), size, 1.0))))
         scaled = Smooth(_scaled_function, (c, unit, objective), _same)
     box = Box(problem.box.lower / d, problem.box.upper / d)

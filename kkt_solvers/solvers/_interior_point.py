@@ -182,7 +182,8 @@ def _start_inside(problem: FlatProblem, init: jax.Array, has: jax.Array) -> Iter
     y = jnp.where(has[0] & ~(init - lower > 1e-2 * gap), lower + gap, init)
     y = jnp.where(has[1] & ~(upper - y > 1e-2 * gap), upper - gap, y)
     # A start on a kink, as of a norm at the origin, is left by an irregular little step.
-    y = jnp.where(is_finite(*gradient_and_terms(problem.objective, y)[1]), y, y + 1e-3 * gap * (2 + signs(y)))
+    smooth = is_finite(*gradient_and_terms(problem.objective, y, problem.box)[1])
+    y = jnp.where(smooth, y, y + 1e-3 * gap * (2 + signs(y)))
     y = jnp.where(lower == upper, lower, y)
     slope = largest(problem.objective.gradient(y))
     size = jnp.where(jnp.isfinite(slope), jnp.clip(slope, 1e-3, 1e8), 1.0)
