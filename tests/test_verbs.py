@@ -37,7 +37,10 @@ def test_every_verb_is_here():
     assert verbs <= {verb.name for verb in VERBS}
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if not verb.heavy], ids=lambda verb: verb.name)
+FAST = "lml", "soft_top_k", "simplex", "entropic", "euclidean"
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb.name in FAST], ids=lambda verb: verb.name)
 def test_a_thousand_rows(verb):
     checked(verb, "float32", 1000)
 
