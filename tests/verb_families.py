@@ -20,7 +20,6 @@ class Verb(NamedTuple):
     draw: Callable[[np.random.Generator, int], dict[str, np.ndarray]]
     call: Callable[..., Any]
     violation: Callable[..., np.ndarray]
-    heavy: bool = True  # solved one by one, and compiled for seconds
 
 
 # --------------------------------------------------------------------------------------------- what must hold
@@ -315,8 +314,8 @@ def violation_mixture(found, gibbs, abundance):
 
 
 map_rows = jax.vmap
-LML = {"draw": draw_lml, "heavy": False}
-TOP_K = {"draw": draw_top_k, "violation": violation_top_k, "heavy": False}
+LML = {"draw": draw_lml}
+TOP_K = {"draw": draw_top_k, "violation": violation_top_k}
 REGRESSION = {"draw": draw_regression}
 
 VERBS = [
@@ -325,29 +324,29 @@ VERBS = [
     Verb("log_lml", call=lambda x, k, where, weights: problems.log_lml(x, k, where=where, weights=weights),
          violation=violation_log_lml, **LML),
     Verb("lml_loss", draw_targets, lambda x, targets: problems.lml_loss(x, targets.argmax(1), 3),
-         violation_loss, heavy=False),
+         violation_loss),
     Verb("lml_binary_cross_entropy", draw_targets,
-         lambda x, targets: problems.lml_binary_cross_entropy(x, targets, 3), violation_loss, heavy=False),
+         lambda x, targets: problems.lml_binary_cross_entropy(x, targets, 3), violation_loss),
     Verb("lml_fenchel_young_loss", draw_targets,
-         lambda x, targets: problems.lml_fenchel_young_loss(x, targets, 3), violation_loss, heavy=False),
+         lambda x, targets: problems.lml_fenchel_young_loss(x, targets, 3), violation_loss),
     Verb("soft_top_k", call=problems.soft_top_k, **TOP_K),
     Verb("entropic_top_k", call=problems.entropic_top_k, **TOP_K),
     Verb("sparsemax", lambda rng, rows: {"x": scores(rng, rows)}, problems.sparsemax,
-         lambda y, x: violation_top_k(y, x, 1.0), heavy=False),
+         lambda y, x: violation_top_k(y, x, 1.0)),
     Verb("hard_top_k", lambda rng, rows: {"x": scores(rng, rows)}, lambda x: problems.hard_top_k(x, 3),
-         violation_hard, heavy=False),
+         violation_hard),
     Verb("straight_through_top_k", lambda rng, rows: {"x": scores(rng, rows)},
-         lambda x: problems.straight_through_top_k(x, 3), violation_hard, heavy=False),
+         lambda x: problems.straight_through_top_k(x, 3), violation_hard),
     Verb("euclidean", draw_projection,
          map_rows(lambda v, weights, total, lower, upper, inner: projections.euclidean(
-             v, total, weights=weights, lower=lower, upper=upper)), violation_euclidean, heavy=False),
+             v, total, weights=weights, lower=lower, upper=upper)), violation_euclidean),
     Verb("simplex", draw_simplex, map_rows(lambda v, total: projections.simplex(v, total)),
-         lambda y, v, total: worst(sum_to(y, total), inside(y, 0.0, np.inf)), heavy=False),
+         lambda y, v, total: worst(sum_to(y, total), inside(y, 0.0, np.inf))),
     Verb("entropic", draw_entropic,
          map_rows(lambda v, weights, total, upper: projections.entropic(v, total, weights=weights, upper=upper)),
-         violation_entropic, heavy=False),
+         violation_entropic),
     Verb("binary_entropic", draw_binary, map_rows(projections.binary_entropic),
-         lambda y, v, total: worst(sum_to(y, total), inside(y, 0.0, 1.0)), heavy=False),
+         lambda y, v, total: worst(sum_to(y, total), inside(y, 0.0, 1.0))),
     Verb("transport", draw_transport, map_rows(projections.transport), violation_transport),
     Verb("entropic_transport", draw_transport, map_rows(projections.entropic_transport), violation_transport),
     Verb("projections.optimal_transport", draw_transport,
@@ -359,7 +358,7 @@ VERBS = [
     Verb("maximum_entropy", draw_moments,
          map_rows(lambda features, p: problems.maximum_entropy(features, features @ p)), violation_moments),
     Verb("water_filling", draw_channels, problems.water_filling,
-         lambda p, noise, power, upper: worst(sum_to(p, power), inside(p, 0.0, upper)), heavy=False),
+         lambda p, noise, power, upper: worst(sum_to(p, power), inside(p, 0.0, upper))),
     Verb("channel_capacity", draw_channel,
          map_rows(lambda transition: problems.channel_capacity(transition)), violation_channel),
     Verb("portfolio", draw_portfolio,
@@ -388,7 +387,7 @@ VERBS = [
     Verb("economic_dispatch", draw_dispatch,
          map_rows(lambda demand, quadratic, linear, upper: problems.economic_dispatch(
              demand, quadratic, linear, 0.0, upper).generation),
-         lambda y, demand, quadratic, linear, upper: worst(sum_to(y, demand), inside(y, 0.0, upper)), heavy=False),
+         lambda y, demand, quadratic, linear, upper: worst(sum_to(y, demand), inside(y, 0.0, upper))),
     Verb("optimal_power_flow", lambda rng, rows: {"demand": rng.uniform(0, 20, size=(rows, 3))},
          lambda demand: problems.optimal_power_flow(grid(), demand), violation_grid),
     Verb("chemical_equilibrium", draw_mixture,
