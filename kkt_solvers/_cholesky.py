@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers import _lapack as lapack
+from kkt_solvers._arrays import diagonal_of
 from kkt_solvers._batches import in_any
 
 _FROM = 64  # a smaller matrix costs little as it is
@@ -60,7 +61,7 @@ class Factor(NamedTuple):
 
         def of(triangle: jax.Array) -> jax.Array:
             head = self._order(triangle)[0]
-            return jnp.concatenate([self.root[head], jnp.diag(triangle)])
+            return jnp.concatenate([self.root[head], diagonal_of(triangle)])
 
         return self._of_its_size(of)
 
@@ -121,7 +122,7 @@ def cholesky(H: jax.Array, scale: jax.Array, shift: jax.Array, coupling: Couplin
     """
     if H.ndim == 1:
         return Factor(jnp.sqrt(scale * H * scale + shift), (), None)
-    root = jnp.sqrt(scale * jnp.diag(H) * scale + shift)
+    root = jnp.sqrt(scale * diagonal_of(H) * scale + shift)
     if coupling is None:
         return Factor(root, (lapack.cholesky(H * scale[:, None] * scale + jnp.diag(shift)),), None)
     sizes = [len(H) // part for part in _PARTS]

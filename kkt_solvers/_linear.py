@@ -27,6 +27,7 @@ from kkt_solvers._arrays import (
     Matrix,
     block_sum,
     dense,
+    diagonal_of,
     inverse_root,
     is_finite,
     is_precise,
@@ -72,7 +73,7 @@ def _factor(K: jax.Array, sign: jax.Array | None = None) -> _Factor:
     delta = _regularisation(K.dtype)
     shift = delta * (jnp.ones(len(K), K.dtype) if sign is None else sign)
     factor = lapack.lu_factor(scaled)
-    pivot = jnp.min(jnp.abs(jnp.diag(factor[0])))
+    pivot = jnp.min(jnp.abs(diagonal_of(factor[0])))
     singular = ~(pivot > delta)
     other = jax.lax.cond(in_any(singular), lambda: lapack.lu_factor(scaled + jnp.diag(shift)), lambda: factor)
     lu, order = tree_where(singular, other, factor)
@@ -99,7 +100,7 @@ def unit_rows(K: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def unit_diagonal(K: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`D K D` and `D` of a positive semidefinite `K`, with ones on its diagonal: whatever the units of its rows."""
-    D = inverse_root(jnp.diag(K))
+    D = inverse_root(diagonal_of(K))
     return K * D[:, None] * D, D
 
 
@@ -420,7 +421,7 @@ class DenseKKT(KKTSystem):
             quick = by_cholesky(b)
             return jnp.where(definite, quick, jax.lax.cond(needed, lambda: _solve(factor, b), lambda: quick))
 
-        return _on_pairs(inverse, y.size), _weights(A, H if H.ndim == 1 else jnp.diag(H), mask)
+        return _on_pairs(inverse, y.size), _weights(A, H if H.ndim == 1 else diagonal_of(H), mask)
 
 
 @dataclass(frozen=True)
@@ -478,12 +479,12 @@ def _by_cholesky(
 
         return jax.lax.cond(in_any(~good), shifted, lambda: R)._replace(coupling=rows), good  # which is that of a batch
 
-    scale = inverse_root(H if H.ndim == 1 else jnp.diag(H))
+    scale = inverse_root(H if H.ndim == 1 else diagonal_of(H))
     L, good = factor(H, mask * scale, 1 - mask, eps**0.25, coupling(H, mask > 0))
     scale = jnp.where(mask > 0, scale, 1.0)
     V = L.whiten(A * scale)
     S = V @ V.T
-    e = inverse_root(jnp.where(empty, 1.0, jnp.diag(S)))
+    e = inverse_root(jnp.where(empty, 1.0, diagonal_of(S)))
     M, also = factor(S, e, empty.astype(H.dtype), eps**0.9)
 
     def solve_both(b: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.sparse import BCOO
 
-from kkt_solvers._arrays import Matrix, floating, floating_tree, matrix
+from kkt_solvers._arrays import Matrix, diagonal_of, floating, floating_tree, matrix
 from kkt_solvers._hoist import elementwise_derivative
 from kkt_solvers._pytree import pytree
 
@@ -112,7 +112,7 @@ class Quadratic:
         if isinstance(self.P, BCOO):
             row, column = self.P.indices.T
             return jnp.zeros_like(self.q).at[row].add(jnp.where(row == column, self.P.data, 0))
-        return self.P if self.P.ndim == 1 else jnp.diag(self.P)
+        return self.P if self.P.ndim == 1 else diagonal_of(self.P)
 
 
 @pytree(callables=("phi", "minimiser", "complement", "log_slope"))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from kkt_solvers._arrays import block_sum, is_precise, largest, largest_entries, relative, signs, sizes
 from kkt_solvers._batches import in_any
 from kkt_solvers._elementwise import minimise_elementwise
-from kkt_solvers._objectives import Objective, Quadratic, Separable, Smooth
+from kkt_solvers._objectives import Objective, Quadratic, Separable, Smooth, SymmetricMap
 from kkt_solvers._problem import Box, FlatProblem, Operator, Sum
 from kkt_solvers._solution import Dual, Residuals
 
@@ -82,15 +82,19 @@ class Units(NamedTuple):
 
 
 def gradient_and_terms(objective: Objective, y: jax.Array, box: Box) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """`grad f`, and the terms that cancel in it: `P y` and `q`.
+    """`grad f`, and the terms that cancel in it: `P y` and `q`. Where `P y` is rounding, what it may be rounded to: the
+    part `_rounding` of the terms `P_ii y_i`.
 
     For a function the terms are `H S r`, with a diagonal `S` of signs, and the gradient itself: what is left of `H y`
     where `grad f` is linear. `r` is `|y|`, or the distance to a bound that is nearer: beside a bound where the slope is
     infinite `H y` would be as large as one likes.
     """
     if isinstance(objective, Quadratic):
-        curved = objective.hessian_product(y)
-        return curved + objective.q, (curved, objective.q)
+        curved, matrix = objective.hessian_product(y), objective.P
+        if matrix is None or matrix.ndim == 1:
+            return curved + objective.q, (curved, objective.q)
+        own = matrix @ (signs(y) * y) if isinstance(matrix, SymmetricMap) else objective.diagonal() * y
+        return curved + objective.q, (curved, objective.q, _rounding(y.dtype) * own)
     if isinstance(objective, Smooth):
         room = jnp.maximum(jnp.minimum(jnp.minimum(y - box.lower, box.upper - y), jnp.abs(y)), 0)
         gradient, curved = jax.jvp(objective.gradient, (y,), (signs(y) * room,))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers import _lapack as lapack
-from kkt_solvers._arrays import dense, largest, relative, tree_where
+from kkt_solvers._arrays import dense, diagonal_of, largest, relative, tree_where
 from kkt_solvers._conditions import certificate_of_infeasibility
 from kkt_solvers._elementwise import minimise_elementwise, slope_of_minimiser
 from kkt_solvers._flatten import middle_of_box
@@ -211,7 +211,7 @@ def _minimiser(objective: Separable, z: jax.Array, lower: jax.Array, upper: jax.
 def _solve(H: jax.Array, shift: jax.Array, r: jax.Array) -> jax.Array:
     """`(H + shift I)^{-1} r` with H scaled to a unit diagonal and shifted by rounding."""
     eps, tiny = jnp.finfo(H.dtype).eps, jnp.finfo(H.dtype).tiny
-    diagonal = jnp.diag(H) + shift
+    diagonal = diagonal_of(H) + shift
     e = jax.lax.rsqrt(jnp.maximum(diagonal, tiny))
     relative = 8 * len(H) * eps
     K = (H + shift * jnp.eye(len(H), dtype=H.dtype)) * e[:, None] * e

@@ -17,7 +17,7 @@ from jax.experimental.sparse import BCOO
 
 from kkt_solvers import _lapack as lapack
 from kkt_solvers import _sparse
-from kkt_solvers._arrays import dense, inverse_root, is_finite, is_precise, largest
+from kkt_solvers._arrays import dense, diagonal_of, inverse_root, is_finite, is_precise, largest
 from kkt_solvers._batches import in_any
 from kkt_solvers._cholesky import cholesky, coupling
 from kkt_solvers._linear import (
@@ -139,13 +139,13 @@ def _inverse(
         factor = cholesky(h, jnp.ones_like(h), jnp.zeros_like(h))
         return _Inverse(factor.whiten, _same, factor.unwhiten, lambda v: h * v, h, jnp.ones((), bool))
     H = dense_hessian(problem, y)
-    D = D + (regularisation(y.dtype) + more * (jnp.diag(H) + D)) * curved
+    D = D + (regularisation(y.dtype) + more * (diagonal_of(H) + D)) * curved
     factor = cholesky(H, curved, D, coupling(H))
 
     def product(v: jax.Array) -> jax.Array:
         return curved * (H @ (curved * v)) + D * v
 
-    return _Inverse(factor.whiten, _same, factor.unwhiten, product, curved * jnp.diag(H) + D, factor.is_definite())
+    return _Inverse(factor.whiten, _same, factor.unwhiten, product, curved * diagonal_of(H) + D, factor.is_definite())
 
 
 def _same(v: jax.Array) -> jax.Array:
@@ -184,7 +184,7 @@ def factorised(
     inverse = _inverse(problem, y, jnp.where(moves > 0, D, 1.0), moves, curved, more)
     V = inverse.whiten(A)
     S = V @ inverse.middle(V).T
-    pivots = jnp.diag(S)
+    pivots = diagonal_of(S)
     delta = jnp.where(elastic, 1.0, reg + more * pivots)
     e = jax.lax.rsqrt(pivots + delta)
     factor = cholesky(S, e, delta * e * e)
