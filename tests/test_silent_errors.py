@@ -397,3 +397,11 @@ def test_a_system_without_a_solution_has_a_small_derivative(rng, x64):
     np.testing.assert_allclose(slope, expected, atol=1e-8)
     # In reverse the system has solutions, and not one only: any of them will do, but not one of size 1e11.
     assert np.max(np.abs(jax.jacrev(primal)(b))) < 10
+
+
+def test_a_minimum_where_every_term_of_the_gradient_vanishes(dtype):
+    B = np.array([[1, 1, 0], [0, 1, 1]], dtype)  # HS28: the minimum, zero, is where B y = 0
+    problem = kkt.Problem(kkt.Quadratic(2 * B.T @ B, np.zeros(3, dtype)), kkt.Affine([[1.0, 2.0, 3.0]], [1.0]))
+    solution = kkt.solve(problem)
+    assert names(solution) == {"SOLVED"}
+    np.testing.assert_allclose(solution.primal, [0.5, -0.5, 0.5], atol=20 * np.finfo(dtype).eps)
