@@ -405,3 +405,9 @@ def test_a_minimum_where_every_term_of_the_gradient_vanishes(dtype):
     solution = kkt.solve(problem)
     assert names(solution) == {"SOLVED"}
     np.testing.assert_allclose(solution.primal, [0.5, -0.5, 0.5], atol=20 * np.finfo(dtype).eps)
+
+
+def test_nothing_chosen_of_heavy_scores(dtype):
+    x, weights = np.array([4.0, -3.0, 8.0], dtype), np.array([5.0, 0.1, 100.0], dtype)
+    np.testing.assert_array_equal(lml(x, 0.0, weights=weights), np.zeros(3))
+    np.testing.assert_array_equal(lml(x, np.sum(weights), weights=weights), np.ones(3))

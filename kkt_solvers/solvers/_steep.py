@@ -91,8 +91,8 @@ def _search(
     row = row._replace(weights=jnp.broadcast_to(row.weights, lower.shape), lower=lower, upper=upper)
     least, most = jnp.where(row.weights >= 0, row.lower, row.upper), jnp.where(row.weights >= 0, row.upper, row.lower)
     low, high = _bracket(row, least, most)
-    # At an end of the reach every y is at a bound: s is any number far beyond the bracket.
-    huge = 0.25 * jnp.finfo(s.dtype).max
+    # At an end of the reach every y is at a bound: s is any number far beyond the bracket, and `w s` still a number.
+    huge = 0.25 * jnp.finfo(s.dtype).max / jnp.maximum(scale, 1.0)
     low, high = jnp.where(jnp.isfinite(low), low, -huge), jnp.where(jnp.isfinite(high), high, huge)
     end = jnp.where(row.below_most <= 0, huge, -huge)
     at_end = (row.above_least <= 0) | (row.below_most <= 0)
