@@ -95,6 +95,12 @@ def diagonal_of(M: jax.Array) -> jax.Array:
     return jnp.ravel(M)[:: len(M) + 1]
 
 
+def diagonal_matrix(d: jax.Array) -> jax.Array:
+    shape = d.size, d.size
+    on = jax.lax.broadcasted_iota(jnp.int32, shape, 0) == jax.lax.broadcasted_iota(jnp.int32, shape, 1)
+    return where(on, d, 0.0)
+
+
 def scaled_matrix(rows: jax.Array, value: Matrix, columns: jax.Array) -> Matrix:
     """`diag(rows) value diag(columns)`."""
     if isinstance(value, BCOO):
@@ -122,9 +128,26 @@ def cast(tree: Any, dtype: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
+def where(condition: Any, this: Any, other: Any) -> jax.Array:
+    """`jnp.where` as two or three equations of the program; that of JAX is a call besides, which the reader of a jaxpr
+    and its compiler have to look into hundreds of times."""
+    dtype = jnp.result_type(this, other)
+    shape = np.broadcast_shapes(np.shape(condition), np.shape(this), np.shape(other))
+
+    def full(value: Any) -> jax.Array:
+        if not isinstance(value, jax.Array):
+            return jax.lax.full(shape, value, dtype) if np.ndim(value) == 0 else jnp.broadcast_to(value, shape)
+        value = value if value.dtype == dtype else jax.lax.convert_element_type(value, dtype)
+        return value if value.shape == shape else jnp.broadcast_to(value, shape)
+
+    condition = jnp.asarray(condition)
+    condition = condition if condition.ndim == 0 or condition.shape == shape else jnp.broadcast_to(condition, shape)
+    return jax.lax.select(condition, full(this), full(other))
+
+
 def tree_where(condition: jax.Array, this: Any, other: Any) -> Any:
     """`this` where the scalar condition holds, else `other`: pytrees of one structure."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), this, other)
+    return jax.tree.map(lambda a, b: where(condition, a, b), this, other)
 
 
 _BLOCK = 128
@@ -175,7 +198,7 @@ def relative(size: jax.Array, unit: jax.Array) -> jax.Array:
 
 def inverse_root(size: jax.Array) -> jax.Array:
     """`1 / sqrt(size)`, and one where that is zero: the scale to unit size."""
-    return jax.lax.rsqrt(jnp.where(size > 0, size, 1.0))
+    return jax.lax.rsqrt(where(size > 0, size, 1.0))
 
 
 def _block_sum(x: jax.Array, row_sums: Callable[[jax.Array], jax.Array]) -> jax.Array:

@@ -7,19 +7,19 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from kkt_solvers import _lapack as lapack
 from kkt_solvers._arrays import dense, full_precision, is_precise
 from kkt_solvers._conditions import Point, complete_dual, relative_margins
 from kkt_solvers._derivative import active_bounds
 from kkt_solvers._elementwise import slope_of_minimiser
 from kkt_solvers._flatten import flatten
-from kkt_solvers._linear import dense_kkt_matrix, schur, unit_rows
 from kkt_solvers._objectives import Separable
-from kkt_solvers._problem import FlatProblem, Problem
+from kkt_solvers._problem import Affine, FlatProblem, Problem
 from kkt_solvers._pytree import pytree
 from kkt_solvers._residuals import adjoint
 from kkt_solvers._solution import Solution
 from kkt_solvers._solve import flat_dual
+from kkt_solvers.systems import lapack
+from kkt_solvers.systems.elimination import KKTMatrix, dense_hessian, schur, unit_rows
 
 
 @pytree()
@@ -75,4 +75,6 @@ def _system(flat: FlatProblem, point: Point) -> jax.Array:
         slope = slope_of_minimiser(flat.objective, z, flat.box.lower, flat.box.upper)
         return schur(dense(flat.equality.rows(z.size)), slope)
     lower, upper = active_bounds(flat, point)
-    return dense_kkt_matrix(flat, point.primal, (~(lower | upper)).astype(point.primal.dtype))
+    free, A = (~(lower | upper)).astype(point.primal.dtype), dense(flat.equality.rows(point.primal.size))
+    equality = Affine(A, jnp.zeros(len(A), A.dtype))
+    return KKTMatrix(dense_hessian(flat, point.primal), equality, 1 - free, free).dense()

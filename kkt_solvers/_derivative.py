@@ -24,14 +24,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import block_sum, dense, full_precision, spread
+from kkt_solvers._arrays import block_sum, dense, full_precision, spread, where
 from kkt_solvers._batches import in_any
 from kkt_solvers._conditions import Point, bound_multipliers, held_by, reduced_gradient
 from kkt_solvers._elementwise import slope_of_minimiser
-from kkt_solvers._linear import KKTSystem, choose, schur, solve_semidefinite
 from kkt_solvers._objectives import Separable, hessian_product
 from kkt_solvers._problem import FlatProblem, Sum
 from kkt_solvers._residuals import adjoint, lagrangian_minimiser
+from kkt_solvers.systems.elimination import schur, solve_semidefinite
+from kkt_solvers.systems.kkt import KKTSystem, choose
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -101,12 +102,12 @@ def _steep_rule(problem: FlatProblem, objective: Separable, point: Point, d_prob
         assert objective.log_slope is not None
         log_slope = objective.log_slope(-adjoint(problem, nu), objective.theta)
         m = jax.lax.stop_gradient(jnp.max(log_slope))
-        m = jnp.where(faint & jnp.isfinite(m), m, 0.0)
-        D = jnp.where(faint, jnp.exp(log_slope - m), slope)
+        m = where(faint & jnp.isfinite(m), m, 0.0)
+        D = where(faint, jnp.exp(log_slope - m), slope)
         return D, block_sum(D * a * a), m
 
     D, pivot, m = jax.lax.cond(in_any(faint), scaled, lambda: (slope, pivot, jnp.zeros_like(pivot)))
-    inverse = jnp.where(pivot > 0, 1 / jnp.where(pivot > 0, pivot, 1.0), 0.0)
+    inverse = where(pivot > 0, 1 / where(pivot > 0, pivot, 1.0), 0.0)
 
     _, d_slope = jax.jvp(lambda p: p.objective.gradient(y), (problem,), (d_problem,))
     _, d_row = jax.jvp(lambda p: adjoint(p, nu), (problem,), (d_problem,))
@@ -136,18 +137,18 @@ def active_bounds(problem: FlatProblem, point: Point) -> tuple[jax.Array, jax.Ar
 def _general_rule(linear: KKTSystem, problem: FlatProblem, point: Point, d_problem: Any) -> Tangents:
     y, nu = point.primal, point.equality
     at_lower, at_upper = jax.lax.stop_gradient(active_bounds(problem, point))
-    moved = jnp.where(at_lower, d_problem.box.lower, 0.0) + jnp.where(at_upper, d_problem.box.upper, 0.0)
+    moved = where(at_lower, d_problem.box.lower, 0.0) + where(at_upper, d_problem.box.upper, 0.0)
 
     _, d_gradient = jax.jvp(lambda p: reduced_gradient(p, y, nu), (problem,), (d_problem,))
     _, d_residual = jax.jvp(lambda p: _equality_residual(p, y), (problem,), (d_problem,))
     d_gradient = d_gradient + hessian_product(problem.objective, y, moved)
     d_residual = d_residual + problem.equality.product(moved)
     mask = (~(at_lower | at_upper)).astype(y.dtype)
-    d_free, d_nu = linear.solve(problem, y, mask, (-d_gradient, -d_residual), check=True)
+    d_free, d_nu = linear.solve(problem, y, mask, (-d_gradient, -d_residual))
 
     # On the active coordinates zl - zu is the reduced gradient; on the others both stay zero.
     d_slope = d_gradient + hessian_product(problem.objective, y, d_free) + problem.equality.adjoint(d_nu)
-    return d_free + moved, d_nu, jnp.where(at_lower, d_slope, 0.0), jnp.where(at_upper, -d_slope, 0.0)
+    return d_free + moved, d_nu, where(at_lower, d_slope, 0.0), where(at_upper, -d_slope, 0.0)
 
 
 @jax.custom_jvp
@@ -160,8 +161,8 @@ def _lagrangian(problem: FlatProblem, point: Point) -> jax.Array:
     y, box = point.primal, problem.box
     value = problem.objective(y)
     value = value + jnp.vdot(point.equality, _equality_residual(problem, y))
-    lower = jnp.where(point.lower == 0, 0.0, y - box.lower)
-    upper = jnp.where(point.upper == 0, 0.0, y - box.upper)
+    lower = where(point.lower == 0, 0.0, y - box.lower)
+    upper = where(point.upper == 0, 0.0, y - box.upper)
     return value - jnp.vdot(point.lower, lower) + jnp.vdot(point.upper, upper)
 
 

@@ -11,11 +11,11 @@ import numpy as np
 from jax.experimental.sparse import BCOO
 from jax.flatten_util import ravel_pytree
 
-from kkt_solvers._arrays import cast, float_dtype, is_concrete
+from kkt_solvers._arrays import cast, float_dtype, is_concrete, where
 from kkt_solvers._hoist import hoist
 from kkt_solvers._objectives import Quadratic, Separable, Smooth, SymmetricMap
 from kkt_solvers._problem import Affine, Box, Equality, FlatProblem, Operator, Problem, Sum
-from kkt_solvers._residuals import natural_size, natural_sizes, unit_of_data
+from kkt_solvers._residuals import natural_sizes, unit_of_data
 from kkt_solvers._solution import Dual, Solution
 
 _FORM_UP_TO = 3e7  # entries of the matrix of an equality, or of P, given as a function
@@ -273,7 +273,7 @@ def flatten(problem: Problem, init: Any) -> tuple[FlatProblem, jax.Array, Callab
     upper = _fill(cast(problem.box.upper, dtype), y, "upper")
     flat = FlatProblem(objective, equality, Box(lower, upper))
     if not (isinstance(objective, Separable) and objective.steep):  # whose residuals do without
-        flat = replace(flat, natural=jax.lax.stop_gradient((natural_size(flat), natural_sizes(flat))))
+        flat = replace(flat, natural=jax.lax.stop_gradient(natural_sizes(flat)))
     unit = unit_of_data(flat) if isinstance(objective, Smooth) else 1.0
     start = middle_of_box(flat.box, unit) if init is None else ravel_pytree(cast(_as_floats(init), dtype))[0]
 
@@ -299,6 +299,6 @@ def _as_floats(init: Any) -> Any:
 def middle_of_box(box: Box, unit: Any = 1.0) -> jax.Array:
     """A point inside the box: its middle where it is bounded, else one within a unit of its bound and of zero."""
     lower, upper = box.lower, box.upper
-    below = jnp.where(jnp.isfinite(lower), lower, jnp.minimum(upper, unit) - unit)
-    above = jnp.where(jnp.isfinite(upper), upper, jnp.maximum(lower, -unit) + unit)
+    below = where(jnp.isfinite(lower), lower, jnp.minimum(upper, unit) - unit)
+    above = where(jnp.isfinite(upper), upper, jnp.maximum(lower, -unit) + unit)
     return 0.5 * (below + above)

@@ -8,7 +8,17 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.sparse import BCOO
 
-from kkt_solvers._arrays import Matrix, diagonal_of, floating, floating_tree, matrix
+from kkt_solvers._arrays import (
+    Matrix,
+    diagonal_matrix,
+    diagonal_of,
+    floating,
+    floating_tree,
+    largest_entries,
+    matrix,
+    scaled_matrix,
+    where,
+)
 from kkt_solvers._hoist import elementwise_derivative
 from kkt_solvers._pytree import pytree
 
@@ -36,6 +46,9 @@ class LowRank:
 
     def __matmul__(self, y: jax.Array) -> jax.Array:
         return self.diagonal * y + self.factor @ (self.factor.T @ y)
+
+    def dense(self) -> jax.Array:
+        return diagonal_matrix(self.diagonal) + self.factor @ self.factor.T
 
     @property
     def ndim(self) -> int:
@@ -107,12 +120,7 @@ class Quadratic:
         if isinstance(self.P, SymmetricMap):
             signs = jax.random.rademacher(jax.random.key(0), self.q.shape, self.q.dtype)
             return jnp.full_like(self.q, jnp.vdot(signs, self.P @ signs) / max(self.q.size, 1))
-        if isinstance(self.P, LowRank):
-            return self.P.diagonal + jnp.sum(self.P.factor**2, axis=1)
-        if isinstance(self.P, BCOO):
-            row, column = self.P.indices.T
-            return jnp.zeros_like(self.q).at[row].add(jnp.where(row == column, self.P.data, 0))
-        return self.P if self.P.ndim == 1 else diagonal_of(self.P)
+        return diagonal(self.P)
 
 
 @pytree(callables=("phi", "minimiser", "complement", "log_slope"))
@@ -196,6 +204,10 @@ class Smooth:
 Objective = Quadratic | Separable | Smooth
 
 
+def is_linear(objective: Objective) -> bool:
+    return isinstance(objective, Quadratic) and objective.P is None
+
+
 def hessian_product(objective: Objective, y: jax.Array, v: jax.Array) -> jax.Array:
     if isinstance(objective, Quadratic):
         return objective.hessian_product(v)
@@ -220,8 +232,39 @@ def as_separable(objective: Objective) -> Separable | None:
     if isinstance(objective, Quadratic) and isinstance(P, jax.Array) and P.ndim == 1:
         # A flat coordinate has a minimiser all the same, with a curvature that is nothing beside the others.
         size, slope = jnp.max(P, initial=0), jnp.max(jnp.abs(objective.q), initial=0)
-        size = jnp.where(size > 0, size, slope)
-        least = jnp.finfo(size.dtype).eps * jnp.where(size > 0, size, 1.0)
-        curvature = jnp.where(P < 0, P, jnp.maximum(P, least))
+        size = where(size > 0, size, slope)
+        least = jnp.finfo(size.dtype).eps * where(size > 0, size, 1.0)
+        curvature = where(P < 0, P, jnp.maximum(P, least))
         return Separable(_diagonal_phi, (curvature, objective.q), _diagonal_minimiser)
     return None
+
+
+def diagonal(P: Any) -> jax.Array:
+    """The diagonal of a matrix: dense, a vector (which it is), sparse or `LowRank`."""
+    if isinstance(P, LowRank):
+        return P.diagonal + jnp.sum(P.factor * P.factor, axis=1)
+    if isinstance(P, BCOO):
+        row, column = P.indices.T
+        return jnp.zeros(P.shape[0], P.dtype).at[row].add(where(row == column, P.data, 0))
+    return P if P.ndim == 1 else diagonal_of(P)
+
+
+def column_sizes(P: Any, d: jax.Array) -> jax.Array:
+    """The largest absolute entry of each column of `diag(d) P diag(d)`, or a bound of it."""
+    if P is None or isinstance(P, SymmetricMap):  # whose entries are not to be seen
+        return jnp.zeros_like(d)
+    if isinstance(P, LowRank):  # positive semidefinite: |P_ij|^2 <= P_ii P_jj
+        root = d * jnp.sqrt(jnp.abs(P.diagonal) + jnp.sum(P.factor**2, axis=1))
+        return root * jnp.max(root, initial=0)
+    return jnp.abs(P) * d * d if P.ndim == 1 else d * largest_entries(P, 0, d)
+
+
+def scaled_hessian(P: Any, d: jax.Array, c: jax.Array) -> Any:
+    """`c diag(d) P diag(d)`, of the same structure as `P`."""
+    if P is None:
+        return None
+    if isinstance(P, LowRank):
+        return LowRank(c * d * d * P.diagonal, jnp.sqrt(c) * d[:, None] * P.factor)
+    if isinstance(P, SymmetricMap):
+        return SymmetricMap(lambda v: c * d * (P @ (d * v)))
+    return c * d * d * P if P.ndim == 1 else scaled_matrix(c * d, P, d)

@@ -22,6 +22,11 @@ def listening(listener: Listener | None) -> Iterator[None]:
         _listener.reset(token)
 
 
+def is_heard() -> bool:
+    """Whether anybody listens: what is only computed for a report need not be else."""
+    return _listener.get() is not None
+
+
 def report(iteration: jax.Array, objective: jax.Array, residual: jax.Array) -> None:
     """To be called by a solver: `iteration` is zero for the starting point; `residual` the largest KKT residual."""
     listener = _listener.get()

@@ -5,13 +5,13 @@ the residuals stay the same. So nothing here is measured beside one.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import block_sum, is_precise, largest, largest_entries, relative, signs, sizes
+from kkt_solvers._arrays import block_sum, is_finite, is_precise, largest, largest_entries, relative, signs, where
 from kkt_solvers._batches import in_any
 from kkt_solvers._elementwise import minimise_elementwise
 from kkt_solvers._objectives import Objective, Quadratic, Separable, Smooth, SymmetricMap
@@ -100,70 +100,60 @@ def gradient_and_terms(objective: Objective, y: jax.Array, box: Box) -> tuple[ja
         gradient, curved = jax.jvp(objective.gradient, (y,), (signs(y) * room,))
         return gradient, (gradient, curved)
     gradient = objective.gradient(y)
-    return gradient, (jnp.where(jnp.isfinite(gradient), gradient, 0),)
+    return gradient, (where(jnp.isfinite(gradient), gradient, 0),)
 
 
-def natural_size(problem: FlatProblem) -> jax.Array:
-    """A size of `y`, from the data alone: the least that can meet the equality. Where `b = 0` it is the unconstrained
-    minimiser of a quadratic objective or the nearest bound, whichever is nearer to zero, and one where neither is."""
-    if problem.natural is not None:
-        return problem.natural[0]
-    objective = problem.objective
-    by_rows, others = sizes_of_data(problem)
-    if isinstance(objective, Quadratic):
-        slope, curvature = largest(objective.q), largest(objective.diagonal())
-        usable = (slope > 0) & (curvature > 0)
-        others = jnp.minimum(others, jnp.where(usable, slope / jnp.where(usable, curvature, 1.0), jnp.inf))
-    return jnp.where(by_rows > 0, by_rows, jnp.where(jnp.isfinite(others), others, 1.0))
+def _inverse(size: jax.Array) -> jax.Array:
+    """`1 / |size|`, and zero for zero."""
+    size = jnp.abs(size)
+    return 1 / where(size > 0, size, jnp.inf)
 
 
 def sizes_of_data(problem: FlatProblem) -> tuple[jax.Array, jax.Array]:
-    """The least size of `y` that can meet the equality, zero where `b = 0`; and that of the nearest bound which is not
-    zero, infinite where there is none."""
+    """The inverse of the nearest bound of each coordinate that is not zero, zero where there is none; and the least
+    size of `y` that can meet each row of the equality, zero where `b = 0`."""
     box, target = problem.box, jnp.ravel(problem.equality.target)
-    of_rows = jnp.ravel(product_terms(problem.equality, jnp.ones_like(box.lower)))
-    by_rows = jnp.max(relative(jnp.where(of_rows > 0, jnp.abs(target), 0), of_rows), initial=0)
-
-    def nearest(bound: jax.Array) -> jax.Array:
-        size = jnp.abs(bound)
-        return jnp.min(jnp.where(size > 0, size, jnp.inf), initial=jnp.inf)
-
-    return by_rows, jnp.minimum(nearest(box.lower), nearest(box.upper))
+    terms = jnp.ravel(product_terms(problem.equality, jnp.ones_like(box.lower)))
+    rows = relative(where(terms > 0, jnp.abs(target), 0.0), terms)
+    return jnp.max(_inverse(jnp.stack([box.lower, box.upper])), axis=0), rows
 
 
-def natural_sizes(problem: FlatProblem) -> jax.Array:
-    """That of each coordinate: the nearest bound that is not zero, or else the least value that alone would meet a row
-    of the equality; zero where there is none. Whatever the units of the variables."""
+def natural_sizes(problem: FlatProblem) -> tuple[jax.Array, jax.Array]:
+    """Sizes of `y` and of each of its coordinates, from the data alone, whatever the units of the variables.
+
+    The size of `y` is the least that can meet the equality. Where `b = 0` it is the unconstrained minimiser of a
+    quadratic objective or the nearest bound, whichever is nearer to zero, and one where neither is. That of a
+    coordinate is its nearest bound that is not zero, or else the least value that alone would meet a row of the
+    equality; zero where there is none.
+    """
     if problem.natural is not None:
-        return problem.natural[1]
-    box, equality = problem.box, problem.equality
-    n = box.lower.size
-
-    def inverse(bound: jax.Array) -> jax.Array:
-        return jnp.where(bound == 0, 0.0, 1 / jnp.where(bound == 0, 1.0, jnp.abs(bound)))  # of an infinite one zero
-
-    most = jnp.maximum(inverse(box.lower), inverse(box.upper))
+        return problem.natural
+    objective, equality = problem.objective, problem.equality
+    nearest, rows = sizes_of_data(problem)
+    by_rows, closest = jnp.max(rows, initial=0), jnp.max(nearest)
+    if isinstance(objective, Quadratic) and objective.P is not None:
+        closest = jnp.maximum(closest, largest(objective.diagonal()) * _inverse(largest(objective.q)))
+    size = where(by_rows > 0, by_rows, where(closest > 0, 1 / closest, 1.0))
     if not isinstance(equality, Operator) and equality.target.size:
-        target = jnp.ravel(equality.target)
         # A right-hand side that is rounding beside the others is none.
-        size = relative(jnp.abs(target), jnp.ravel(product_terms(equality, jnp.ones_like(most))))
-        kept = size > float(jnp.finfo(most.dtype).eps) ** 0.5 * jnp.max(size)
-        by_rows = largest_entries(equality.rows(n), 0, inverse(jnp.where(kept, target, 0)))
-        most = jnp.where(most > 0, most, by_rows)
-    return inverse(most)
+        kept = rows > float(jnp.finfo(rows.dtype).eps) ** 0.5 * by_rows
+        target = where(kept, jnp.ravel(equality.target), 0.0)
+        nearest = where(nearest > 0, nearest, largest_entries(equality.rows(nearest.size), 0, _inverse(target)))
+    return size, _inverse(nearest)
 
 
 def unit_of_data(problem: FlatProblem) -> jax.Array:
-    """A unit of `y` to solve a problem in: the larger of these two sizes, and one where there is neither."""
-    by_rows, bound = sizes_of_data(problem)
-    unit = jnp.maximum(by_rows, jnp.where(jnp.isfinite(bound), bound, 0))
-    return jnp.where(unit > 0, unit, 1.0)
+    """A unit of `y` to solve a problem in: the larger of the size that can meet the equality and the nearest bound that
+    is not zero; one where there is neither."""
+    nearest, rows = sizes_of_data(problem)
+    unit = jnp.maximum(jnp.max(rows, initial=0), _inverse(jnp.max(nearest)))
+    return where(unit > 0, unit, 1.0)
 
 
 def size_of(y: jax.Array, natural: jax.Array) -> jax.Array:
     """The largest entry of `y`; where all of them are rounding beside `natural`, that."""
     size = largest(y)
-    return jnp.where(size > 64 * jnp.finfo(y.dtype).eps * natural, size, natural)
+    return where(size > 64 * jnp.finfo(y.dtype).eps * natural, size, natural)
 
 
 def units(
@@ -173,44 +163,19 @@ def units(
     # One per coordinate is enough: the largest.
     widest = functools.reduce(jnp.maximum, [jnp.abs(term) for term in terms])
     of_gradient, of_y = largest(widest), size_of(y, natural)
-    known = jnp.where(jnp.isfinite(value), jnp.abs(value), 0)
+    known = where(jnp.isfinite(value), jnp.abs(value), 0)
     # Where only what costs nothing is not zero, the others count by a part of the size that they might have.
-    reach = jnp.maximum(jnp.abs(y), _rounding(y.dtype) * natural_sizes(problem))
+    reach = jnp.maximum(jnp.abs(y), _rounding(y.dtype) * natural_sizes(problem)[1])
     if isinstance(problem.objective, Smooth):
         # At a minimum at the origin all of the terms vanish; what a user's function is rounded to does not.
         some = float(jnp.finfo(y.dtype).eps) ** 0.25 * known / jnp.maximum(of_y, 1.0)
         of_gradient = jnp.maximum(of_gradient, some)
     of_value = jnp.maximum(known, jnp.sum(reach * widest))
-    least = _rounding(y.dtype) * of_gradient * jnp.where(of_y > largest(y), of_y, 0)
+    least = _rounding(y.dtype) * of_gradient * where(of_y > largest(y), of_y, 0)
     return Units(of_gradient, of_y, jnp.maximum(of_value, least))
 
 
 # -------------------------------------------------------------------------------------------- residuals
-_LONG = 1024
-
-
-def _together(reduction: Callable[..., jax.Array], rows: Sequence[jax.Array]) -> jax.Array:
-    """The reduction of each row. One call for all rows costs a CPU a microsecond, one for each row as much each. Long
-    rows are reduced one by one, without an array of all."""
-    if rows[0].size > _LONG:
-        return jnp.stack([reduction(row, axis=0) for row in rows])
-    return reduction(jnp.stack(rows), axis=1)
-
-
-def largest_of_groups(*groups: Sequence[jax.Array]) -> jax.Array:
-    """The largest absolute entry in each group of vectors of one length."""
-    rows = [functools.reduce(jnp.maximum, [jax.lax.abs(jnp.ravel(v)) for v in group]) for group in groups]
-    return _together(lambda row, axis: jnp.max(sizes(row), axis=axis, initial=0), rows)
-
-
-def sums(*rows: jax.Array) -> jax.Array:
-    return _together(jnp.sum, rows)
-
-
-def _masked(multiplier: jax.Array, slack: jax.Array) -> jax.Array:
-    return jnp.where(multiplier == 0, 0, multiplier * slack)
-
-
 def equality_residual(
     problem: FlatProblem, y: jax.Array, rest: jax.Array, of_y: jax.Array, moved: jax.Array | None = None
 ) -> jax.Array:
@@ -234,7 +199,7 @@ def _steep_residuals(problem: FlatProblem, y: jax.Array, nu: jax.Array) -> Resid
     # Most often y is the minimiser to the last digit, and inside. One sum shows that: the sum of the sizes of the
     # terms, which is finite only if every entry is in it.
     clean = (y == lagrangian_minimiser(problem, nu)) & (y >= box.lower) & (y <= box.upper)
-    checked = jnp.where(clean, y, jnp.inf)
+    checked = where(clean, y, jnp.inf)
     terms = product_terms(problem.equality, checked)
     told = terms if isinstance(problem.equality, Sum) else block_sum(checked)
 
@@ -251,40 +216,40 @@ def _steep_residuals(problem: FlatProblem, y: jax.Array, nu: jax.Array) -> Resid
     return Residuals(off, jnp.max(of_equality, initial=0), outside, zero, zero)
 
 
-def residuals(problem: FlatProblem, y: jax.Array, dual: Dual) -> Residuals:
-    """See `Residuals` for the norms. Infinite where something is not a finite number."""
+def residuals(problem: FlatProblem, y: jax.Array, dual: Dual, known: Any = None) -> Residuals:
+    """See `Residuals` for the norms. Infinite where something is not a finite number. `known` is the result of
+    `gradient_and_terms`, if it is known."""
     if dual.lower is None:
         return _steep_residuals(problem, y, dual.equality)
     box, objective = problem.box, problem.objective
     shift, net = adjoint(problem, dual.equality), dual.upper - dual.lower
-    gradient, terms = gradient_and_terms(objective, y, box)
-    natural, moved = natural_size(problem), None
+    gradient, terms = gradient_and_terms(objective, y, box) if known is None else known
+    (natural, _), moved = natural_sizes(problem), None
     if isinstance(objective, Separable):
         # Rounding of `z = -A'nu` moves y by `psi'(z) |z|`: a y of that size is nothing but rounding.
         psi, moved = jax.jvp(functools.partial(_minimise, problem), (-shift,), (jnp.abs(shift),))
         rest = y - psi
-        natural = jnp.where(jnp.any(problem.equality.target != 0), natural, largest(moved))
+        natural = where(jnp.any(problem.equality.target != 0), natural, largest(moved))
     else:
         rest = gradient + shift + net
     value = objective(y)
     unit = units(problem, y, (*terms, shift, net), value, natural)
-    violations = [
-        jnp.where(jnp.isfinite(bound), relative(jnp.maximum(amount, 0), jnp.abs(bound) + unit.y), 0)
-        for amount, bound in ((box.lower - y, box.lower), (y - box.upper, box.upper))
-    ]
-    off, outside, negative = largest_of_groups(
-        (rest,), violations, (jnp.minimum(dual.lower, 0), jnp.minimum(dual.upper, 0))
-    )
-    lower, upper = _masked(dual.lower, y - box.lower), _masked(dual.upper, box.upper - y)
+    bounds, multipliers = jnp.stack([box.lower, box.upper]), jnp.stack([dual.lower, dual.upper])
+    room = jnp.stack([y - box.lower, box.upper - y])
+    outside = relative(jnp.maximum(-room, 0), jnp.abs(bounds) + unit.y)
+    products = where(multipliers == 0, 0.0, multipliers * room)
     infeasibility = problem.equality.product(y) - problem.equality.target
     # The gap is the same number as in `Residuals`, in a form that does not cancel.
-    complementarity, gap = sums(jnp.abs(lower) + jnp.abs(upper), rest * y + lower + upper)
-    gap = jnp.zeros_like(gap) if isinstance(objective, Separable) else gap - jnp.vdot(dual.equality, infeasibility)
-    nothing = jnp.where(jnp.isfinite(value) & jnp.isfinite(largest(y)), 0.0, jnp.inf).astype(y.dtype)
+    gap = jnp.vdot(rest, y) + jnp.sum(products) - jnp.vdot(dual.equality, infeasibility)
+    gap = jnp.zeros_like(gap) if isinstance(objective, Separable) else jnp.abs(gap)
+    nothing = where(jnp.isfinite(value) & is_finite(y), 0.0, jnp.inf).astype(y.dtype)
     return Residuals(
-        relative(off, unit.y if isinstance(objective, Separable) else unit.gradient) + nothing,
+        relative(largest(rest), unit.y if isinstance(objective, Separable) else unit.gradient) + nothing,
         equality_residual(problem, y, infeasibility, unit.y, moved),
-        outside,
-        jnp.maximum(relative(complementarity, unit.value), relative(negative, unit.gradient)),
-        relative(jnp.abs(gap), unit.value),
+        largest(where(jnp.isfinite(bounds), outside, 0.0)),
+        jnp.maximum(
+            relative(jnp.sum(jnp.abs(products)), unit.value),
+            relative(largest(jnp.minimum(multipliers, 0)), unit.gradient),
+        ),
+        relative(gap, unit.value),
     )

@@ -6,19 +6,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import full_precision
-from kkt_solvers._batches import in_any
-from kkt_solvers._conditions import Point, certify, complete_dual, with_a_row, with_ray, without_the_row
+from kkt_solvers._arrays import full_precision, where
+from kkt_solvers._certificates import certify
+from kkt_solvers._conditions import Point, complete_dual, with_a_row, without_the_row
 from kkt_solvers._derivative import attach, optimal_value
 from kkt_solvers._flatten import check_init, check_values, flatten, hoisted, middle_of_box
 from kkt_solvers._functions import check_functions, functions_hold
-from kkt_solvers._linear import KKTSystem
 from kkt_solvers._objectives import Separable
 from kkt_solvers._problem import FlatProblem, Problem
 from kkt_solvers._progress import Listener, listener_of, listening
 from kkt_solvers._residuals import default_tolerance
 from kkt_solvers._solution import Dual, Solution, Status, is_differentiable
 from kkt_solvers.solvers import Solver, default_solver
+from kkt_solvers.systems.kkt import KKTSystem
 
 
 @full_precision
@@ -142,8 +142,8 @@ def _solve(
 ) -> Solution:
     flat, start, unflatten = flatten(problem, init)
     solver = default_solver(flat) if solver is None else solver
-    start = jnp.where(jnp.isfinite(start), start, middle_of_box(flat.box))
-    dual = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, 0), flat_dual(flat, dual))
+    start = where(jnp.isfinite(start), start, middle_of_box(flat.box))
+    dual = jax.tree.map(lambda leaf: where(jnp.isfinite(leaf), leaf, 0), flat_dual(flat, dual))
     stopped, start, dual = jax.lax.stop_gradient((flat, start, dual))
     with listening(listener):
         # A solver of the user's own has `run(problem, init)` only.
@@ -202,29 +202,19 @@ def _finish(
     steep = isinstance(stopped.objective, Separable) and stopped.objective.steep
     bare = steep and (dual is None or dual.lower is None)  # no bound has a multiplier, by construction
     dual = complete_dual(stopped, primal, dual)
-    measured = Dual(dual.equality, None, None) if bare else dual
-    residuals, status = certify(stopped, primal, measured, converged, tolerance)
-    status = jnp.where(sound, status, Status.INVALID).astype(jnp.int32)
-    live = jnp.where(is_differentiable(status), 1.0, jnp.nan).astype(primal.dtype)
-
-    def marked() -> tuple[Point, jax.Array]:
-        y, rays, no_value = with_ray(stopped, primal, dual, status)
-        nothing = jnp.where(status == Status.INVALID, jnp.nan, 0.0).astype(y.dtype)
-        point = Point(y, rays.equality, rays.lower, rays.upper, live)
-        return jax.tree.map(lambda leaf: leaf + nothing, point), no_value
-
-    plain = Point(primal, dual.equality, dual.lower, dual.upper, live), jnp.zeros((), primal.dtype)
-    special = (status == Status.INVALID) | (status == Status.PRIMAL_INFEASIBLE) | (status == Status.DUAL_INFEASIBLE)
-    point, no_value = jax.lax.cond(in_any(special), marked, lambda: plain)
+    verdict = certify(stopped, primal, dual, bare, converged, tolerance, sound)
+    status, dual = verdict.status, verdict.dual
+    live = where(is_differentiable(status), 1.0, jnp.nan).astype(primal.dtype)
+    point = Point(verdict.y, dual.equality, dual.lower, dual.upper, live)
     point = jax.lax.stop_gradient(point)
     point = attach(linear, flat, point)
     # Nobody is to apply the point at which a search for a feasible one ended.
-    hidden = jnp.where(status == Status.PRIMAL_INFEASIBLE, jnp.nan, 0.0).astype(primal.dtype)
+    hidden = where(status == Status.PRIMAL_INFEASIBLE, jnp.nan, 0.0).astype(primal.dtype)
     return Solution(
         point.primal + hidden,
         without_the_row(original, Dual(point.equality, point.lower, point.upper)),
-        optimal_value(flat, point) + no_value,
+        optimal_value(flat, point) + verdict.value,
         status,
-        residuals,
+        verdict.residuals,
         jnp.asarray(iterations, jnp.int32),
     )

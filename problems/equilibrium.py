@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers import _lapack as lapack
 from kkt_solvers._arrays import dense, float_dtype, floating, full_precision
 from kkt_solvers._mirror import xlogx
 from kkt_solvers._objectives import Smooth
@@ -25,6 +24,7 @@ from kkt_solvers._solution import Dual, Status
 from kkt_solvers._solve import solve
 from kkt_solvers.problems import _checks
 from kkt_solvers.solvers import InteriorPoint
+from kkt_solvers.systems import lapack
 
 _NEWTON = 10  # steps
 

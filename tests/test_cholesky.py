@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kkt_solvers._cholesky import cholesky, coupling
+from kkt_solvers.systems.cholesky import cholesky, coupling
 
 pytestmark = pytest.mark.usefixtures("x64")
 N = 70

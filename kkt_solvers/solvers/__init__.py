@@ -11,11 +11,11 @@ from kkt_solvers.solvers._adapters import Jaxopt, Scipy
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._dual_bisection import DualBisection
 from kkt_solvers.solvers._dual_newton import DualNewton
-from kkt_solvers.solvers._interior_point import InteriorPoint
 from kkt_solvers.solvers._mirror_descent import MirrorDescent
-from kkt_solvers.solvers._newton import is_sparse
 from kkt_solvers.solvers._primal_dual import PrimalDual
 from kkt_solvers.solvers._projected_gradient import ProjectedGradient
+from kkt_solvers.solvers.interior_point import InteriorPoint
+from kkt_solvers.systems.kkt import SparseKKT, choose
 
 __all__ = [
     "DualBisection",
@@ -53,4 +53,4 @@ def _is_large(problem: FlatProblem, P: Any) -> bool:
     entries = 0
     for matrix in (P, problem.equality.rows(problem.box.lower.size)):
         entries += matrix.nse if isinstance(matrix, BCOO) else matrix.size if isinstance(matrix, jax.Array) else 0
-    return entries > (_SPARSE_UP_TO if is_sparse(problem) else _DENSE_UP_TO)
+    return entries > (_SPARSE_UP_TO if isinstance(choose(problem), SparseKKT) else _DENSE_UP_TO)

@@ -15,7 +15,7 @@ from kkt_solvers._problem import FlatProblem
 from kkt_solvers._residuals import default_tolerance, residuals
 from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver
-from kkt_solvers.solvers._polish import polished
+from kkt_solvers.solvers.interior_point import polished
 
 Result = tuple[jax.Array, Dual, jax.Array, jax.Array]
 

@@ -11,7 +11,7 @@ from kkt_solvers._elementwise import minimise_elementwise, slope_of_minimiser
 from kkt_solvers._flatten import middle_of_box
 from kkt_solvers._objectives import Quadratic, Separable
 from kkt_solvers._problem import Box, FlatProblem, Sum
-from kkt_solvers._residuals import natural_size
+from kkt_solvers._residuals import natural_sizes
 from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver, separable, single_row
 from kkt_solvers.solvers._steep import Search, steep_dual
@@ -65,7 +65,7 @@ class DualBisection(Solver):
 
 def _claim(problem: FlatProblem, y: jax.Array, claim: jax.Array) -> jax.Array:
     """A flat coordinate without a bound goes as far as its curvature of rounding lets it: then `y` may be a ray."""
-    far = largest(y) * float(jnp.finfo(y.dtype).eps) ** 0.6 > natural_size(problem)
+    far = largest(y) * float(jnp.finfo(y.dtype).eps) ** 0.6 > natural_sizes(problem)[0]
     return jnp.where(far & (claim == Status.SOLVED), Status.DUAL_INFEASIBLE, claim)
 
 

@@ -6,18 +6,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers import _lapack as lapack
 from kkt_solvers._arrays import dense, diagonal_of, largest, relative, tree_where
-from kkt_solvers._conditions import certificate_of_infeasibility
+from kkt_solvers._certificates import certificate_of_infeasibility
 from kkt_solvers._elementwise import minimise_elementwise, slope_of_minimiser
 from kkt_solvers._flatten import middle_of_box
-from kkt_solvers._linear import schur, solve_semidefinite
 from kkt_solvers._objectives import Separable
 from kkt_solvers._problem import FlatProblem
 from kkt_solvers._progress import report
 from kkt_solvers._residuals import default_tolerance, row_sizes
 from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver, separable
+from kkt_solvers.systems import lapack
+from kkt_solvers.systems.elimination import schur, solve_semidefinite
 
 _TRIES = 60  # of one line search
 _DAMPING = 1e-2  # of the first iteration, relative to the gradient
@@ -115,6 +115,10 @@ def dual_newton(
         rest, terms = point.slope / scale, (sizes @ jnp.abs(point.y)) / scale
         return relative(largest(rest), largest(terms, target / scale))
 
+    def proof(nu: jax.Array) -> tuple[jax.Array, jax.Array]:
+        nu = nu / jnp.maximum(largest(nu), jnp.finfo(dtype).tiny)
+        return certificate_of_infeasibility(problem, nu.reshape(equality.target.shape)), nu
+
     def step(state: _State) -> _State:
         now = state.now
         D = slope_of_minimiser(objective, now.z, *_capped(problem, state.cap))
@@ -132,13 +136,10 @@ def dual_newton(
         far = largest(following.s - now.s) > rounding * largest(now.s)
         new = residual(following)
         better, halved = new < state.smallest, (new <= 0.5 * state.mark) & jnp.isfinite(new)
-        infeasible, ray = state.infeasible, state.ray
-        for candidate in (following.s, d, -following.slope):
-            nu = -candidate * scale
-            nu = nu / jnp.maximum(largest(nu), jnp.finfo(dtype).tiny)
-            proof = certificate_of_infeasibility(problem, nu.reshape(equality.target.shape))
-            ray = jnp.where(proof & ~infeasible, nu, ray)
-            infeasible = infeasible | proof
+        candidates = -scale * jnp.stack([following.s, d, -following.slope])
+        proofs, nus = jax.vmap(proof)(candidates)
+        ray = jnp.where(jnp.any(proofs) & ~state.infeasible, nus[jnp.argmax(proofs)], state.ray)
+        infeasible = state.infeasible | jnp.any(proofs)
         report(state.iterations + 1, objective(following.y), absolute(following))
         return _State(
             following,

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.sparse import BCOO
 
-from kkt_solvers._arrays import dense, largest, largest_entries, scaled_matrix
-from kkt_solvers._objectives import LowRank, Quadratic, Smooth, SymmetricMap
+from kkt_solvers._arrays import dense, largest, largest_entries, scaled_matrix, tree_where, where
+from kkt_solvers._objectives import Quadratic, Smooth, column_sizes, scaled_hessian
 from kkt_solvers._problem import Affine, Box, FlatProblem
 from kkt_solvers._residuals import gradient_and_terms, unit_of_data
 
@@ -41,41 +41,39 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, sparse: bool) -> tupl
         columns = jnp.maximum(d * largest_entries(A, 0, e), column_sizes(P, d))
         size = e * largest_entries(A, 1, d)
         columns = columns if quadratic else jnp.ones_like(columns)
-        return jnp.where(columns > 0, columns, 1.0), jnp.where(size > 0, size, 1.0)
+        return where(columns > 0, columns, 1.0), where(size > 0, size, 1.0)
 
     def once(state: Any) -> Any:
-        d, e, columns, size, count = state
-        d, e = d * jax.lax.rsqrt(columns), e * jax.lax.rsqrt(size)
-        return d, e, *sizes(d, e), count + 1
+        d, e, _, count = state
+        columns, rows = sizes(d, e)
+        uneven = largest(columns - 1, rows - 1) > 0.1
+        d, e = tree_where(uneven, (d * jax.lax.rsqrt(columns), e * jax.lax.rsqrt(rows)), (d, e))
+        return d, e, uneven, count + 1
 
-    def uneven(state: Any) -> jax.Array:
-        _, _, columns, size, count = state
-        return (largest(columns - 1, size - 1) > 0.1) & (count < _ROUNDS)
-
-    d, e = jnp.ones_like(init), jnp.ones(A.shape[0], init.dtype)
-    d, e, *_ = jax.lax.while_loop(uneven, once, (d, e, *sizes(d, e), jnp.zeros((), jnp.int32)))
+    start = jnp.ones_like(init), jnp.ones(A.shape[0], init.dtype), jnp.ones((), bool), jnp.zeros((), jnp.int32)
+    d, e, *_ = jax.lax.while_loop(lambda state: state[2] & (state[3] < _ROUNDS), once, start)
     target = jnp.ravel(problem.equality.target)
     c, scaled = jnp.ones((), init.dtype), objective
     if isinstance(objective, Quadratic):
         # Variables of the size of the right-hand side: a proximal term counts in that unit. Where that is small, they
         # may be as large as the unconstrained minimiser, but no larger than one, which needs no other unit.
         curvature, slope = largest(column_sizes(P, d)), largest(d * objective.q)
-        free = jnp.where(curvature > 0, slope / jnp.where(curvature > 0, curvature, 1.0), 1.0)
+        free = where(curvature > 0, slope / where(curvature > 0, curvature, 1.0), 1.0)
         unit = jnp.maximum(largest(e * target), jnp.clip(free, 0.0, 1.0))
-        unit = jnp.where(unit > 0, unit, 1.0)
+        unit = where(unit > 0, unit, 1.0)
         d, e = unit * d, e / unit
         size = largest(d * objective.q, column_sizes(P, d))
-        c = 1 / jnp.where(size > 0, size, 1.0)
+        c = 1 / where(size > 0, size, 1.0)
         scaled = Quadratic(scaled_hessian(P, d, c), c * d * objective.q)
     elif isinstance(objective, Smooth):
         unit = jnp.exp2(jnp.round(jnp.log2(unit_of_data(problem))))  # a power of two
         d, e = unit * d, e / unit
         at = jnp.clip(jnp.clip(init, -unit, unit), problem.box.lower, problem.box.upper)
         _, terms = gradient_and_terms(objective, at, problem.box)
-        slope, bend = (largest(jnp.where(jnp.isfinite(term), term, 0)) for term in terms)
+        slope, bend = (largest(where(jnp.isfinite(term), term, 0)) for term in terms)
         # By the curvature, if there is any: a slope that is the same for all may be of any size.
-        size = unit * jnp.where(bend > float(jnp.finfo(init.dtype).eps) ** 0.5 * slope, bend, slope)
-        c = jnp.exp2(-jnp.round(jnp.log2(jnp.where((size > 0) & jnp.isfinite(size), size, 1.0))))
+        size = unit * where(bend > float(jnp.finfo(init.dtype).eps) ** 0.5 * slope, bend, slope)
+        c = jnp.exp2(-jnp.round(jnp.log2(where((size > 0) & jnp.isfinite(size), size, 1.0))))
         scaled = Smooth(_scaled_function, (c, unit, objective), _same)
     box = Box(problem.box.lower / d, problem.box.upper / d)
     return FlatProblem(scaled, Affine(scaled_matrix(e, A, d), e * target), box), Scales(d, e, c)
@@ -87,24 +85,3 @@ def _scaled_function(v: jax.Array, c: jax.Array, unit: jax.Array, objective: Smo
 
 def _same(v: jax.Array) -> jax.Array:
     return v
-
-
-def column_sizes(P: Any, d: jax.Array) -> jax.Array:
-    """The largest absolute entry of each column of `diag(d) P diag(d)`, or a bound of it."""
-    if P is None or isinstance(P, SymmetricMap):  # whose entries are not to be seen
-        return jnp.zeros_like(d)
-    if isinstance(P, LowRank):  # positive semidefinite: |P_ij|^2 <= P_ii P_jj
-        root = d * jnp.sqrt(jnp.abs(P.diagonal) + jnp.sum(P.factor**2, axis=1))
-        return root * jnp.max(root, initial=0)
-    return jnp.abs(P) * d * d if P.ndim == 1 else d * largest_entries(P, 0, d)
-
-
-def scaled_hessian(P: Any, d: jax.Array, c: jax.Array) -> Any:
-    """`c diag(d) P diag(d)`, of the same structure as `P`."""
-    if P is None:
-        return None
-    if isinstance(P, LowRank):
-        return LowRank(c * d * d * P.diagonal, jnp.sqrt(c) * d[:, None] * P.factor)
-    if isinstance(P, SymmetricMap):
-        return SymmetricMap(lambda v: c * d * (P @ (d * v)))
-    return c * d * d * P if P.ndim == 1 else scaled_matrix(c * d, P, d)

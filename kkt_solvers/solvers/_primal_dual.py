@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers._arrays import tree_where
-from kkt_solvers._conditions import certificate_of_infeasibility, ray_of_descent, reduced_gradient
+from kkt_solvers._certificates import certificate_of_infeasibility, ray_of_descent
+from kkt_solvers._conditions import reduced_gradient
 from kkt_solvers._objectives import Quadratic
 from kkt_solvers._problem import FlatProblem, Operator
 from kkt_solvers._progress import report
@@ -15,8 +16,8 @@ from kkt_solvers._residuals import default_tolerance, residuals
 from kkt_solvers._solution import Dual, Status
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._halpern import Method, State
-from kkt_solvers.solvers._polish import polished
 from kkt_solvers.solvers._precondition import preconditioned
+from kkt_solvers.solvers.interior_point import polished
 
 _POLISH_UP_TO = 3000  # variables and equalities together, of a system that is factorised
 _STAGES = 1e-3, 1e-4, 1e-5, 1e-6, 1e-7  # residuals at which the active set is tried

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from kkt_solvers._arrays import inverse_root
 from kkt_solvers._batches import one_by_one
 from kkt_solvers._flatten import middle_of_box
-from kkt_solvers._linear import diagonal_curvature
 from kkt_solvers._objectives import Separable
 from kkt_solvers._problem import Box, FlatProblem
 from kkt_solvers._residuals import default_tolerance
@@ -17,6 +16,7 @@ from kkt_solvers._solution import Dual
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._rounds import in_rounds
 from kkt_solvers.solvers._sets import project
+from kkt_solvers.systems.kkt import diagonal_curvature
 
 # Where phi' is infinite at a bound, a round may close this part of the distance to it, and no more.
 _APPROACH = 0.95

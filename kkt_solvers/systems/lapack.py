@@ -3,12 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+from kkt_solvers._arrays import where
 from kkt_solvers._batches import one_by_one
 
 # LAPACK wants columns, XLA keeps rows: the transpose of a symmetric matrix is there without a copy.
 cholesky = one_by_one(lambda K: jnp.linalg.cholesky(K.mT, symmetrize_input=False))
 eigvalsh = one_by_one(jnp.linalg.eigvalsh)
-pinv = one_by_one(lambda K: jnp.linalg.pinv(K, hermitian=True))
+pinv = one_by_one(lambda K: _pseudo_inverse(K))
 # With the rows in order: to find that from the pivots is a long loop, which a solve need not repeat.
 lu_factor = one_by_one(lambda K: jax.lax.linalg.lu(K)[::2])
 cho_solve = one_by_one(lambda L, b: jax.scipy.linalg.cho_solve((L, True), b), by_first=True)
@@ -21,6 +22,13 @@ lu_solve = one_by_one(
     lambda lu, order, b: _transposed_solve(lu, _transposed_solve(lu, b[order], unit_diagonal=True), lower=True),
     by_first=True,
 )
+
+
+def _pseudo_inverse(K: jax.Array) -> jax.Array:
+    """Of a symmetric matrix."""
+    values, vectors = jnp.linalg.eigh(K)
+    cut = 10 * len(K) * float(jnp.finfo(K.dtype).eps) * jnp.max(jnp.abs(values))
+    return vectors * where(jnp.abs(values) > cut, 1 / values, 0.0) @ vectors.T
 
 
 def _transposed_solve(M: jax.Array, b: jax.Array, **options: bool) -> jax.Array:

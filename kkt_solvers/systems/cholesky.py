@@ -6,14 +6,14 @@ the variables only; that of its free coordinates the more so. Under `jit` that i
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers import _lapack as lapack
-from kkt_solvers._arrays import diagonal_of
+from kkt_solvers._arrays import diagonal_matrix, diagonal_of
 from kkt_solvers._batches import in_any
+from kkt_solvers.systems import lapack
 
 _FROM = 64  # a smaller matrix costs little as it is
 _PARTS = (4, 2, 1)  # the sizes of a triangle: a quarter of the rows, half of them, all
@@ -124,13 +124,40 @@ def cholesky(H: jax.Array, scale: jax.Array, shift: jax.Array, coupling: Couplin
         return Factor(jnp.sqrt(scale * H * scale + shift), (), None)
     root = jnp.sqrt(scale * diagonal_of(H) * scale + shift)
     if coupling is None:
-        return Factor(root, (lapack.cholesky(H * scale[:, None] * scale + jnp.diag(shift)),), None)
+        return Factor(root, (lapack.cholesky(H * scale[:, None] * scale + diagonal_matrix(shift)),), None)
     sizes = [len(H) // part for part in _PARTS]
 
     def of(size: int) -> tuple[jax.Array, ...]:
         rows = coupling.order[-size:]
         part, s, d = (H, scale, shift) if size == len(H) else (H[rows][:, rows], scale[rows], shift[rows])
-        triangle = lapack.cholesky(part * s[:, None] * s + jnp.diag(d))
+        triangle = lapack.cholesky(part * s[:, None] * s + diagonal_matrix(d))
         return tuple(triangle if other == size else jnp.zeros((other, other), H.dtype) for other in sizes)
 
     return Factor(root, jax.lax.switch(coupling.size, [functools.partial(of, size) for size in sizes]), coupling)
+
+
+def definite(
+    H: jax.Array,
+    scale: jax.Array,
+    shift: jax.Array,
+    more: jax.Array,
+    coupling: Coupling | None = None,
+    times: tuple[float, ...] = (0, 1, 64),
+) -> tuple[Factor, jax.Array]:
+    """The same for a matrix that rounding may have made indefinite: with the first of the shifts `shift + times more`
+    for which there is a factor; and how many were tried."""
+    if H.ndim == 1:
+        return cholesky(H, scale, shift), jnp.ones((), jnp.int32)
+
+    def factor(count: Any) -> Factor:
+        return cholesky(H, scale, shift + jnp.asarray(times, H.dtype)[count] * more, coupling)
+
+    def unfinished(state: tuple[jax.Array, Any]) -> jax.Array:
+        count, found = state
+        return (count == 0) | ((count < len(times)) & ~found.is_definite())
+
+    like = jax.eval_shape(factor, jax.ShapeDtypeStruct((), jnp.int32))
+    none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+    start = jnp.zeros((), jnp.int32), none
+    count, found = jax.lax.while_loop(unfinished, lambda state: (state[0] + 1, factor(state[0])), start)
+    return found, count

@@ -1,0 +1,251 @@
+"""The KKT matrix, eliminated by its structure, for solvers, active sets and derivatives alike.
+
+    K = [ G H G + diag(D)   F A' ]
+        [ A F               -c I ]
+
+`F = diag(free)` leaves out the coordinates that do not move; `D` is one there and elsewhere what a barrier adds. `G`
+is `F`, and `c` zero; in the elastic problem of the interior point `G` is zero and `c` one.
+
+| `H` | inverse |
+|---|---|
+| a vector (its diagonal) or a dense matrix | Cholesky factors of `G H G + D` and of the Schur complement |
+| `LowRank(d, V)` | the same of `diag(d) + D`, with the rows `V'` below `A`: `V V'dy = V t` with `t = V'dy` |
+| sparse, or `A` sparse | SuperLU of the whole matrix, on the host |
+
+What is factorised is regularised, so that the factors exist for dependent rows and flat objectives. Refinement with the
+true matrix takes the regularisation out again.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.sparse import BCOO
+
+from kkt_solvers._arrays import (
+    block_sum,
+    dense,
+    diagonal_matrix,
+    diagonal_of,
+    inverse_root,
+    is_precise,
+    largest_entries,
+    where,
+)
+from kkt_solvers._batches import in_any
+from kkt_solvers._objectives import LowRank, Quadratic, Separable, diagonal, hessian_product
+from kkt_solvers._problem import FlatProblem
+from kkt_solvers.systems import lapack, sparse
+from kkt_solvers.systems.cholesky import cholesky, coupling, definite
+from kkt_solvers.systems.refinement import refined
+
+Map = Callable[[jax.Array], jax.Array]
+
+
+def regularisation(dtype: Any) -> float:
+    """The shift of a semidefinite matrix of unit size that keeps it definite in spite of rounding: 4e-10; in float32,
+    where it weighs more, 3e-6, nearer to rounding."""
+    return float(jnp.finfo(dtype).eps) ** (0.6 if is_precise(dtype) else 0.8)
+
+
+# ----------------------------------------------------------------------------------------------- Hessians
+def hessian(problem: FlatProblem, y: jax.Array) -> Any:
+    """The Hessian at `y`: a vector (its diagonal), a dense matrix, a `LowRank` or, if `P` is one, a `BCOO`."""
+    objective = problem.objective
+    if isinstance(objective, Separable):
+        return hessian_product(objective, y, jnp.ones_like(y))
+    if isinstance(objective, Quadratic):
+        if objective.P is None:
+            return jnp.zeros_like(y)
+        if isinstance(objective.P, (jax.Array, BCOO, LowRank)):
+            return objective.P
+    return jax.vmap(lambda v: hessian_product(objective, y, v))(jnp.eye(y.size, dtype=y.dtype))
+
+
+def dense_hessian(problem: FlatProblem, y: jax.Array) -> jax.Array:
+    """A matrix, or the diagonal of one if the structure says so."""
+    return _dense(hessian(problem, y))
+
+
+def _dense(H: Any) -> jax.Array:
+    return H.dense() if isinstance(H, LowRank) else dense(H)
+
+
+def times(H: Any, v: jax.Array) -> jax.Array:
+    """`H v`."""
+    return H * v if H.ndim == 1 else H @ v
+
+
+# ------------------------------------------------------------------------------------------------ matrices
+class KKTMatrix(NamedTuple):
+    """See the top of this file."""
+
+    H: Any
+    equality: Any
+    D: jax.Array
+    free: jax.Array
+    elastic: jax.Array | bool = False
+
+    @property
+    def curved(self) -> jax.Array:
+        """The diagonal of `G`."""
+        return self.free if self.elastic is False else where(self.elastic, 0.0, self.free)
+
+    def product(self, x: jax.Array) -> jax.Array:
+        n, curved = self.D.size, self.curved
+        dy, dnu = x[:n], x[n:]
+        top = curved * times(self.H, curved * dy) + self.D * dy + self.free * self.equality.adjoint(dnu)
+        bottom = self.equality.product(self.free * dy)
+        bottom = bottom if self.elastic is False else bottom - where(self.elastic, dnu, 0.0)
+        return jnp.concatenate([top, bottom])
+
+    def dense(self) -> jax.Array:
+        """The matrix itself, not elastic."""
+        A = dense(self.equality.A) * self.free
+        if self.H.ndim == 1:
+            top = diagonal_matrix(self.D + self.free * self.H)
+        else:
+            top = diagonal_matrix(self.D) + self.free[:, None] * _dense(self.H) * self.free
+        return jnp.block([[top, A.T], [A, jnp.zeros((len(A), len(A)), top.dtype)]])
+
+
+def solver(
+    K: KKTMatrix, *, held: jax.Array | bool = False, pivot: jax.Array | None = None, exact: jax.Array | bool = True
+) -> Map:
+    """`b -> x` with `K x = b`, for a matrix of unit size but for `D`; not finite where `K` is not definite on the
+    coordinates that move.
+
+    `held` is whether to hold flat coordinates by a larger proximal term (in float32). `pivot` is whether to factorise
+    the whole matrix with pivoting, which costs more, and finds what two Cholesky factors miss (`None`: never). `exact`
+    is whether to refine to the last digit. If not, the step is that of a proximal-point method in float64: the
+    regularisation stays, so that multipliers do not drift where they are not unique. In float32 it is too large to.
+    """
+    eps, precise = float(jnp.finfo(K.D.dtype).eps), is_precise(K.D.dtype)
+    if isinstance(K.H, BCOO) or isinstance(K.equality.A, BCOO):
+        inverse, added = _sparse_inverse(K)
+        weights = jnp.ones_like(added)
+    else:
+        inverse, added, weights = _cholesky_inverse(K, held)
+        weights = jnp.ones_like(weights) if exact is True else where(exact, 1.0, weights)
+    if pivot is not None:
+        inverse = _pivoted(K, pivot, inverse)
+    if exact is True or not precise:
+        accuracy, most = 4 * eps, 12 if exact is True else where(exact, 12, 8)
+    else:
+        accuracy, most = where(exact, 4 * eps, 1e2 * eps), where(exact, 12, 4)
+        added = where(exact, 0.0, added)
+        return lambda b: refined(inverse, lambda x: K.product(x) + added * x, b, weights, accuracy, most=most)
+    return lambda b: refined(inverse, K.product, b, weights, accuracy, most=most)
+
+
+def _cholesky_inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Map, jax.Array, jax.Array]:
+    """The inverse of `K` with a regularisation; the diagonal of that; and weights that bring `K` to a unit diagonal."""
+    H, A, D, curved, n = K.H, dense(K.equality.A), K.D, K.curved, K.D.size
+    eps, reg, precise = float(jnp.finfo(D.dtype).eps), regularisation(D.dtype), is_precise(D.dtype)
+    # A coordinate with neither barrier nor curvature has nothing but the proximal term. In float32, were that tiny, its
+    # part of the Schur complement would drown the others.
+    flat = reg if precise else where(jnp.asarray(held), eps**0.2, eps**0.4)
+    D = where(D > 0, jnp.maximum(D, 1e-4 * reg if precise else reg), flat)
+    pivots = diagonal(H) * curved + D
+    delta = jnp.full(len(A), reg, D.dtype)
+    delta = delta if K.elastic is False else where(K.elastic, 1.0, delta)
+    rows = [A * K.free]
+    if isinstance(H, LowRank):
+        rows.append(H.factor.T * curved)
+        H, delta = H.diagonal, jnp.concatenate([delta, jnp.ones(H.factor.shape[1], D.dtype)])
+    if H.ndim == 2:
+        D = D + reg * curved
+    added = jnp.concatenate([D - K.D, -delta[: len(A)]])
+    added = added if K.elastic is False else where(K.elastic, 0.0, added)
+    L, _ = definite(H, curved, D, 16 * eps * pivots, coupling(H, curved > 0) if H.ndim == 2 else None)
+    rows = [L.whiten(part) for part in rows]
+    S = jnp.block([[first @ second.T for second in rows] for first in rows]) if len(rows) > 1 else rows[0] @ rows[0].T
+    e = jax.lax.rsqrt(diagonal_of(S) + delta)
+    M, _ = definite(S, e, delta * e * e, jnp.full_like(e, 16 * eps))
+
+    def inverse(b: jax.Array) -> jax.Array:
+        w = L.whiten(b[:n])
+        rest = [part @ w for part in rows]
+        rest[0] = rest[0] - b[n:]
+        dnu = e * M.unwhiten(M.whiten(e * jnp.concatenate(rest)))
+        for part, own in zip(rows, jnp.split(dnu, [len(A)]), strict=False):
+            w = w - own @ part
+        return jnp.concatenate([L.unwhiten(w), dnu[: len(A)]])
+
+    return inverse, added, jnp.concatenate([jax.lax.rsqrt(pivots), e[: len(A)]])
+
+
+def _pivoted(K: KKTMatrix, pivot: jax.Array, quick: Map) -> Map:
+    """The same by LU factors where `pivot`."""
+    needed, dtype = in_any(pivot), K.D.dtype
+
+    def factor() -> tuple[jax.Array, jax.Array, jax.Array]:
+        matrix = K.dense()
+        scale = inverse_root(largest_entries(matrix, 1))
+        shift = float(jnp.finfo(dtype).eps) ** (2 / 3) * where(jnp.arange(len(scale)) < K.D.size, 1.0, -1.0)
+        return *lapack.lu_factor(scale[:, None] * matrix * scale + diagonal_matrix(shift.astype(dtype))), scale
+
+    like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(factor))
+    lu, order, scale = jax.lax.cond(needed, factor, lambda: like)
+
+    def inverse(b: jax.Array) -> jax.Array:
+        x = quick(b)
+        thorough = jax.lax.cond(needed, lambda: scale * lapack.lu_solve(lu, order, scale * b), lambda: x)
+        return where(pivot, thorough, x)
+
+    return inverse
+
+
+def _sparse_inverse(K: KKTMatrix) -> tuple[Map, jax.Array]:
+    least = 1e-4 * regularisation(K.D.dtype)
+    H, delta = K.H, jnp.full(K.equality.b.size, least, K.D.dtype)
+    if K.elastic is not False:
+        H = jax.tree.map(lambda leaf: where(K.elastic, 0, leaf), H)
+        delta = where(K.elastic, 1.0, delta)
+    added = jnp.concatenate([least * K.free, where(delta < 1, -delta, 0.0)])
+    return sparse.factorised(H, K.equality.A, K.free, K.D + least * K.free, delta, 0.0), added
+
+
+# -------------------------------------------------------------------------------------------- small matrices
+def unit_rows(K: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`D K D` and `D`, with a largest entry of about one in every row: a few rounds of [ruiz2001].
+
+    One round is not enough where an off-diagonal entry is the largest one of a row.
+    """
+
+    def once(_: Any, D: jax.Array) -> jax.Array:
+        return D * inverse_root(jnp.max(jnp.abs(K) * D[:, None] * D, axis=1))
+
+    D = jax.lax.fori_loop(0, 5, once, jnp.ones(len(K), K.dtype))
+    return K * D[:, None] * D, D
+
+
+def solve_semidefinite(K: jax.Array, r: jax.Array) -> jax.Array:
+    """`K x = r` for a small symmetric positive semidefinite `K`; differentiable, any order."""
+    if len(K) == 0:
+        return r
+    if len(K) == 1:
+        # One equality: a scalar. Where it is zero nothing can move, and nothing does.
+        pivot = K[0, 0]
+        return where(pivot > 0, r / where(pivot > 0, pivot, 1.0), 0.0)
+    inverse = semidefinite_inverse(jax.lax.stop_gradient(K))
+    return jax.lax.custom_linear_solve(lambda x: K @ x, r, lambda _, r: inverse(r), symmetric=True)
+
+
+def semidefinite_inverse(K: jax.Array) -> Map:
+    """`r -> x` with `K x = r`."""
+    e = inverse_root(diagonal_of(K))
+    factor = cholesky(K, e, jnp.full_like(e, regularisation(K.dtype)))
+
+    def inverse(b: jax.Array) -> jax.Array:
+        return e * factor.unwhiten(factor.whiten(e * b))
+
+    return lambda r: refined(inverse, lambda x: K @ x, r, e, 4 * float(jnp.finfo(K.dtype).eps))
+
+
+def schur(rows: jax.Array, slope: jax.Array) -> jax.Array:
+    """`A diag(slope) A'`, the Schur complement of a diagonal Hessian: O(n m^2), O(n) for one row."""
+    if len(rows) == 1:
+        return block_sum(slope * rows[0] * rows[0])[None, None]
+    return (rows * slope) @ rows.T

@@ -1,0 +1,322 @@
+"""The linear systems of the derivative. With `F` the diagonal matrix that is one on the free coordinates:
+
+    [ F H F + (I - F)   F A' ] [ dy  ]   [ F r ]
+    [ A F               0    ] [ dnu ] = [ s   ]
+
+The systems differ in how the matrix is (nearly) inverted. The true matrix is applied to refine what the inverse gives,
+to check it, and to differentiate the solve.
+"""
+
+import abc
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.sparse import BCOO
+
+from kkt_solvers._arrays import (
+    Matrix,
+    dense,
+    inverse_root,
+    is_finite,
+    is_precise,
+    largest,
+    largest_entries,
+    relative,
+    scaled_matrix,
+    where,
+)
+from kkt_solvers._batches import in_any
+from kkt_solvers._objectives import (
+    LowRank,
+    Quadratic,
+    Separable,
+    SymmetricMap,
+    diagonal,
+    hessian_product,
+    is_linear,
+    scaled_hessian,
+)
+from kkt_solvers._problem import Affine, FlatProblem, Operator
+from kkt_solvers.systems import lapack
+from kkt_solvers.systems.elimination import (
+    KKTMatrix,
+    Map,
+    dense_hessian,
+    hessian,
+    schur,
+    semidefinite_inverse,
+    solver,
+)
+from kkt_solvers.systems.refinement import refined
+
+Pair = tuple[jax.Array, jax.Array]  # (dy, dnu), or (r, s)
+
+
+class KKTSystem(abc.ABC):
+    """How the linear system of the derivative is solved; `linear=None` chooses by structure:
+
+    | objective, equality | system |
+    |---|---|
+    | `Separable` | the scalar or small Schur complement of the dual form; no `KKTSystem` |
+    | an equality, or `P`, given as a function, its matrix too large to form | `MatrixFreeKKT` |
+    | `Quadratic`, diagonal `P` | `DiagonalKKT` |
+    | `Quadratic`, `P` a `LowRank` | `LowRankKKT` |
+    | `Quadratic` with a sparse `P` or `A`, more than 500 variables | `SparseKKT` |
+    | any other, up to 3000 variables and equalities together | `DenseKKT` |
+    | a linear program beyond that | `DiagonalKKT` |
+    | any other | `MatrixFreeKKT` |
+    """
+
+    @abc.abstractmethod
+    def factorised(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Map, jax.Array, Map | None]:
+        """`b -> x` with `K x = b`, on vectors `(dy, dnu)`; weights that bring the rows of `K` to the same size; and, if
+        it is to be had, the least-squares solution of a `K` that has no inverse. `mask` is one on the free
+        coordinates."""
+
+    def solve(self, problem: FlatProblem, y: jax.Array, mask: jax.Array, right: Pair) -> Pair:
+        """The solution of the system at the top of this file. Differentiable, any order: the derivative of a linear
+        solve is another solve with the same inverse.
+
+        The residual is checked. A system that was not solved may have no solution (dependent active constraints whose
+        right-hand sides disagree): then the result is the least-squares solution of least norm, rows and columns in
+        units of their own. If that is not to be had, it is NaN, with a warning.
+        """
+        frozen = jax.lax.stop_gradient((problem, y, mask))
+        solve, weights, least_squares = self.factorised(*frozen)
+        n, shape = y.size, right[1].shape
+
+        # JAX transposes a linear solve only if all of its right-hand side is a variable: so it is one vector.
+        def product(problem: FlatProblem, y: jax.Array, mask: jax.Array, x: jax.Array) -> jax.Array:
+            top, bottom = kkt_product(problem, y, mask, (x[:n], x[n:].reshape(shape)))
+            return jnp.concatenate([top, jnp.ravel(bottom)])
+
+        def checked(_: Any, b: jax.Array) -> jax.Array:
+            return _checked(solve(b), lambda x: product(*frozen, x), b, weights, least_squares)
+
+        b = jnp.concatenate([mask * right[0], jnp.ravel(right[1])])
+        x = jax.lax.custom_linear_solve(lambda x: product(problem, y, mask, x), b, checked, symmetric=True)
+        return x[:n], x[n:].reshape(shape)
+
+
+def _checked(x: jax.Array, product: Map, b: jax.Array, w: jax.Array, least_squares: Map | None) -> jax.Array:
+    """`x` where it solves `K x = b`, else the least-squares solution; else NaN, with a warning."""
+    small = float(jnp.finfo(x.dtype).eps) ** 0.5
+    rest = w * (b - product(x))
+    left, size = largest(rest), largest(w * b)
+    # A point without a derivative has NaN on the right.
+    unsolved = is_finite(b) & ~(is_finite(x) & (left <= small * size))
+    if least_squares is not None:
+        return where(unsolved, jax.lax.cond(in_any(unsolved), least_squares, lambda _: x, b), x)
+    # What is left of an inconsistent system is orthogonal to its range, as nearly as its regularised inverse can tell.
+    bad = unsolved & ~(is_finite(x) & (largest(w * product(w * rest)) <= small**0.5 * left))
+
+    def warned() -> jax.Array:
+        # A pure callback, whose value is used: a mere effect is dropped when the solve is transposed.
+        like = jax.ShapeDtypeStruct((), x.dtype)
+        return jax.pure_callback(_warn, like, where(bad, relative(left, size), 0.0), vmap_method="broadcast_all")
+
+    zero = jnp.zeros((), x.dtype)
+    return x + where(bad, jax.lax.cond(in_any(bad), warned, lambda: zero), 0.0)
+
+
+def _warn(error: Any) -> np.ndarray:
+    error = np.asarray(error)
+    if np.any(error != 0):
+        warnings.warn(
+            f"the linear system of a derivative did not converge (relative residual {np.nanmax(error):.1e}) and the "
+            "result is NaN; compute in float64, or pass linear=MatrixFreeKKT(max_iterations=...) or linear=DenseKKT()",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return np.full_like(error, np.nan)
+
+
+def kkt_product(problem: FlatProblem, y: jax.Array, mask: jax.Array, x: Pair) -> Pair:
+    """The matrix of the system times `x = (dy, dnu)`."""
+    dy, dnu = x
+    free = mask * dy
+    top = mask * (hessian_product(problem.objective, y, free) + problem.equality.adjoint(dnu)) + (1 - mask) * dy
+    return top, problem.equality.product(free)
+
+
+def _weights(rows: Matrix, diagonal: jax.Array, mask: jax.Array) -> Pair:
+    """Weights that bring the system to unit size: curved coordinates by the diagonal of the Hessian, rows by what they
+    have of those, flat coordinates by what they have of the rows."""
+    curved = (mask > 0) & (diagonal > 0)
+    columns = where(curved, inverse_root(where(curved, diagonal, 1.0)), 0.0)
+    of_rows = largest_entries(rows, 1, columns)
+    e = 1 / positive(where(of_rows > 0, of_rows, largest_entries(rows, 1, mask)))
+    flat = 1 / positive(largest_entries(rows, 0, e))
+    return where(curved, columns, where(mask > 0, flat, 1.0)), e
+
+
+def positive(size: jax.Array) -> jax.Array:
+    """`size`, and one where that is zero."""
+    return where(size > 0, size, 1.0)
+
+
+# -------------------------------------------------------------------------------------------- by elimination
+class _Eliminated(KKTSystem):
+    """Scaled to unit size, eliminated, refined."""
+
+    @abc.abstractmethod
+    def hessian(self, problem: FlatProblem, y: jax.Array) -> Any:
+        """In the structure that is made use of."""
+
+    def factorised(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Map, jax.Array, Map | None]:
+        H, A = self.hessian(problem, y), problem.equality.rows(y.size)
+        A = A if isinstance(self, SparseKKT) else dense(A)
+        w, e = _weights(A, diagonal(H), mask)
+        scaled = Affine(scaled_matrix(e, A, w), e)
+        K = KKTMatrix(scaled_hessian(H, w, jnp.ones((), w.dtype)), scaled, 1 - mask, mask)
+        solve, weights = solver(K), jnp.concatenate([w, e])
+
+        def least_squares(b: jax.Array) -> jax.Array:
+            return weights * (lapack.pinv(K.dense()) @ (weights * b))
+
+        small = y.size + e.size <= DENSE_UP_TO
+        return lambda b: weights * solve(weights * b), weights, least_squares if small else None
+
+
+@dataclass(frozen=True)
+class DenseKKT(_Eliminated):
+    """Any objective: Cholesky factors of the Hessian of the free coordinates and of the Schur complement; O((n + m)^3)
+    time, O((n + m)^2) memory."""
+
+    def hessian(self, problem: FlatProblem, y: jax.Array) -> Any:
+        return dense_hessian(problem, y)
+
+
+@dataclass(frozen=True)
+class DiagonalKKT(_Eliminated):
+    """A `Quadratic` with a diagonal `P`, or none: Schur complement, O(n m^2) time and O(n m) memory."""
+
+    def hessian(self, problem: FlatProblem, y: jax.Array) -> Any:
+        return hessian_product(problem.objective, y, jnp.ones_like(y))
+
+
+@dataclass(frozen=True)
+class LowRankKKT(_Eliminated):
+    """A `Quadratic` with `P = LowRank(diagonal, factor)`: Woodbury's formula, then the Schur complement.
+
+    O(n (r + m)^2) time and O(n (r + m)) memory: `P` is never formed.
+    """
+
+    def hessian(self, problem: FlatProblem, y: jax.Array) -> Any:
+        objective = problem.objective
+        if not isinstance(objective, Quadratic) or not isinstance(objective.P, LowRank):
+            raise TypeError("LowRankKKT needs a Quadratic with P = LowRank(diagonal, factor)")
+        return objective.P
+
+
+@dataclass(frozen=True)
+class SparseKKT(_Eliminated):
+    """A `Quadratic` with sparse `P` and `A`: SuperLU, through SciPy, on the host CPU (see `sparse.py`)."""
+
+    def hessian(self, problem: FlatProblem, y: jax.Array) -> Any:
+        objective = problem.objective
+        if not isinstance(objective, Quadratic) or isinstance(objective.P, (LowRank, SymmetricMap)):
+            raise TypeError("SparseKKT needs a Quadratic with P a matrix, a vector or None")
+        return hessian(problem, y)
+
+
+# --------------------------------------------------------------------------------------------- matrix-free
+@dataclass(frozen=True)
+class MatrixFreeKKT(KKTSystem):
+    """Conjugate gradients on the null space of the equality, from Hessian products alone: large smooth problems.
+
+    Preconditioned by the KKT matrix with the Hessian's diagonal (where the type of the objective gives it, else a
+    multiple of the identity) in place of the Hessian, which keeps every iterate on `A dy = s`. Its Schur complement
+    is factorised, or, where the equality is a function with too large a matrix, solved for by inner iterations. Needs
+    a Hessian that is positive definite there, or a linear program with a unique solution. The residual is checked: an
+    adjoint that did not converge is NaN, with a warning.
+
+    Arguments:
+        tol: largest relative residual; `None` for 1e-10 in float64, 1e-4 in float32.
+        max_iterations: of conjugate gradients; in a linear program it is enough to refine.
+    """
+
+    tol: float | None = None
+    max_iterations: int = 2000
+
+    def factorised(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Map, jax.Array, Map | None]:
+        n, shape, ones = y.size, problem.equality.target.shape, jnp.ones(y.size + problem.equality.target.size, y.dtype)
+        linear = is_linear(problem.objective)
+        curvature = jnp.ones_like(y) if linear else diagonal_curvature(problem, y)
+        least = float(jnp.finfo(y.dtype).eps) ** (1 / 3) * largest(mask * curvature)
+        slope = mask / jnp.maximum(curvature, positive(least))
+        rows_solve = self._of_rows(problem, slope)
+        tol = (1e-10 if is_precise(y.dtype) else 1e-4) if self.tol is None else self.tol
+
+        def product(x: jax.Array) -> jax.Array:
+            top, bottom = kkt_product(problem, y, mask, (x[:n], x[n:].reshape(shape)))
+            return jnp.concatenate([top, jnp.ravel(bottom)])
+
+        def inverse(b: jax.Array) -> jax.Array:
+            """That of the matrix with a diagonal in place of the Hessian."""
+            r, s = b[:n], b[n:].reshape(shape)
+            dnu = rows_solve(jnp.ravel(problem.equality.product(slope * r) - s)).reshape(shape)
+            return jnp.concatenate([slope * (r - problem.equality.adjoint(dnu)) + (1 - mask) * r, jnp.ravel(dnu)])
+
+        def solve(b: jax.Array) -> jax.Array:
+            if linear:  # nothing is left for conjugate gradients; refinement takes the identity out again
+                return refined(inverse, product, b, ones, 4 * float(jnp.finfo(y.dtype).eps), room=4)
+            options = {"tol": 0.1 * tol, "maxiter": self.max_iterations}
+            x, _ = jax.scipy.sparse.linalg.cg(product, b, x0=inverse(b), M=inverse, **options)
+            error, size = (jnp.sqrt(jnp.vdot(v, v)) for v in (b - product(x), b))
+            return where(error <= tol * positive(size), x, jnp.nan)
+
+        return solve, ones, None
+
+    def _of_rows(self, problem: FlatProblem, slope: jax.Array) -> Map:
+        """The inverse of `A diag(slope) A'`, by conjugate gradients if `A` is not to be formed."""
+        equality = problem.equality
+        if not isinstance(equality, Operator):
+            return semidefinite_inverse(schur(dense(equality.rows(slope.size)), slope))
+        shape, tol = equality.target.shape, 100 * float(jnp.finfo(slope.dtype).eps)
+
+        def product(nu: jax.Array) -> jax.Array:
+            return jnp.ravel(equality.product(slope * equality.adjoint(nu.reshape(shape))))
+
+        return lambda r: jax.scipy.sparse.linalg.cg(product, r, tol=tol, maxiter=self.max_iterations)[0]
+
+
+def diagonal_curvature(problem: FlatProblem, y: jax.Array) -> jax.Array:
+    """The diagonal of the Hessian where the type gives it, else the curvature along the gradient."""
+    objective = problem.objective
+    if isinstance(objective, Separable):
+        return hessian_product(objective, y, jnp.ones_like(y))
+    if isinstance(objective, Quadratic) and objective.P is not None:
+        return objective.diagonal()
+    gradient = objective.gradient(y)
+    square = jnp.vdot(gradient, gradient)
+    along = jnp.vdot(gradient, hessian_product(objective, y, gradient)) / where(square > 0, square, 1.0)
+    return jnp.broadcast_to(along, y.shape)
+
+
+_SPARSE_FROM = 500
+DENSE_UP_TO = 3000
+
+
+def choose(problem: FlatProblem) -> KKTSystem:
+    """The choice by structure; the table stands in the docstring of `KKTSystem`."""
+    if isinstance(problem.equality, Operator):
+        return MatrixFreeKKT()
+    objective, A = problem.objective, problem.equality.rows(problem.box.lower.size)
+    m, n = A.shape
+    if isinstance(objective, Quadratic):
+        if isinstance(objective.P, LowRank):
+            return LowRankKKT()
+        if isinstance(objective.P, SymmetricMap):
+            return MatrixFreeKKT()
+        if objective.P is not None and objective.P.ndim == 1 and not isinstance(A, BCOO):
+            return DiagonalKKT()
+        if n > _SPARSE_FROM and (isinstance(objective.P, BCOO) or isinstance(A, BCOO)):
+            return SparseKKT()
+    if n + m <= DENSE_UP_TO:
+        return DenseKKT()
+    return DiagonalKKT() if is_linear(objective) else MatrixFreeKKT()
