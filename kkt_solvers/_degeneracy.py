@@ -7,18 +7,18 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from kkt_solvers._arrays import dense, full_precision, is_precise
-from kkt_solvers._conditions import Point, complete_dual, relative_margins
 from kkt_solvers._derivative import active_bounds
-from kkt_solvers._elementwise import slope_of_minimiser
-from kkt_solvers._flatten import flatten
-from kkt_solvers._objectives import Separable
-from kkt_solvers._problem import Affine, FlatProblem, Problem
-from kkt_solvers._pytree import pytree
-from kkt_solvers._residuals import adjoint
-from kkt_solvers._solution import Solution
 from kkt_solvers._solve import flat_dual
-from kkt_solvers.systems import lapack
+from kkt_solvers.conditions.elementwise import slope_of_minimiser
+from kkt_solvers.conditions.multipliers import Point, complete_dual, relative_margins
+from kkt_solvers.conditions.residuals import adjoint
+from kkt_solvers.data.flatten import flatten
+from kkt_solvers.data.objectives import Separable
+from kkt_solvers.data.problem import Affine, FlatProblem, Problem
+from kkt_solvers.data.solution import Solution
+from kkt_solvers.numerics import lapack
+from kkt_solvers.numerics.arrays import dense, full_precision, is_precise
+from kkt_solvers.numerics.pytree import pytree
 from kkt_solvers.systems.elimination import KKTMatrix, dense_hessian, schur, unit_rows
 
 

@@ -24,13 +24,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import block_sum, dense, full_precision, spread, where
-from kkt_solvers._batches import in_any
-from kkt_solvers._conditions import Point, bound_multipliers, held_by, reduced_gradient
-from kkt_solvers._elementwise import slope_of_minimiser
-from kkt_solvers._objectives import Separable, hessian_product
-from kkt_solvers._problem import FlatProblem, Sum
-from kkt_solvers._residuals import adjoint, lagrangian_minimiser
+from kkt_solvers.conditions.elementwise import slope_of_minimiser
+from kkt_solvers.conditions.multipliers import Point, bound_multipliers, held_by, reduced_gradient
+from kkt_solvers.conditions.residuals import adjoint, lagrangian_minimiser
+from kkt_solvers.data.objectives import Separable, hessian_product
+from kkt_solvers.data.problem import FlatProblem, Sum
+from kkt_solvers.numerics.arrays import block_sum, dense, full_precision, spread, where
+from kkt_solvers.numerics.batches import in_any
 from kkt_solvers.systems.elimination import schur, solve_semidefinite
 from kkt_solvers.systems.kkt import KKTSystem, choose
 

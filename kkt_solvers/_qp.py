@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.sparse import BCOO
 
-from kkt_solvers._arrays import Matrix, cast, dense, float_dtype, floating, full_precision, is_concrete, matrix
-from kkt_solvers._objectives import Quadratic
-from kkt_solvers._problem import Affine, Box, Problem
-from kkt_solvers._solution import Dual, Solution
 from kkt_solvers._solve import solve
+from kkt_solvers.data.objectives import Quadratic
+from kkt_solvers.data.problem import Affine, Box, Problem
+from kkt_solvers.data.solution import Dual, Solution
+from kkt_solvers.numerics.arrays import Matrix, cast, dense, float_dtype, floating, full_precision, is_concrete, matrix
 
 
 @full_precision

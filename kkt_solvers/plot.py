@@ -10,12 +10,12 @@ import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from kkt_solvers._conditions import Point, complete_dual
 from kkt_solvers._derivative import active_bounds
-from kkt_solvers._flatten import flatten
-from kkt_solvers._problem import Problem
-from kkt_solvers._solution import Solution
 from kkt_solvers._solve import flat_dual
+from kkt_solvers.conditions.multipliers import Point, complete_dual
+from kkt_solvers.data.flatten import flatten
+from kkt_solvers.data.problem import Problem
+from kkt_solvers.data.solution import Solution
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

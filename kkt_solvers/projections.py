@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kkt_solvers._arrays import cast, float_dtype, floating, is_concrete
-from kkt_solvers._mirror import entropy, mirror, relative_entropy, xlogx
-from kkt_solvers._objectives import Separable
-from kkt_solvers._problem import Affine, Box, Problem, Sum
 from kkt_solvers._solve import solve
+from kkt_solvers.data.entropy import entropy, mirror, relative_entropy, xlogx
+from kkt_solvers.data.objectives import Separable
+from kkt_solvers.data.problem import Affine, Box, Problem, Sum
+from kkt_solvers.numerics.arrays import cast, float_dtype, floating, is_concrete
 
 
 def euclidean(

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kkt_solvers._arrays import floating, is_concrete
-from kkt_solvers._solution import Solution, Status
+from kkt_solvers.data.solution import Solution, Status
+from kkt_solvers.numerics.arrays import floating, is_concrete
 
 
 def vector(value: Any, name: str, meaning: str) -> jax.Array:

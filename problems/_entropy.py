@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._mirror import xlogx
+from kkt_solvers.data.entropy import xlogx
 
 
 def negative_entropy(y: jax.Array, x: jax.Array) -> jax.Array:

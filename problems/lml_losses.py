@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kkt_solvers._arrays import floating
-from kkt_solvers._mirror import xlogx
+from kkt_solvers.data.entropy import xlogx
+from kkt_solvers.numerics.arrays import floating
 from kkt_solvers.problems import _checks
 from kkt_solvers.problems.lml import log_lml
 

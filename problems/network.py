@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kkt_solvers._pytree import pytree
+from kkt_solvers.numerics.pytree import pytree
 from kkt_solvers.problems import _checks
 
 

@@ -14,12 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import cast, float_dtype, floating
-from kkt_solvers._objectives import LowRank, Quadratic
-from kkt_solvers._problem import Affine, Box, Problem, Sum
 from kkt_solvers._solve import solve
+from kkt_solvers.data.objectives import LowRank, Quadratic
+from kkt_solvers.data.problem import Affine, Box, Problem, Sum
+from kkt_solvers.numerics import lapack
+from kkt_solvers.numerics.arrays import cast, float_dtype, floating
 from kkt_solvers.problems import _checks
-from kkt_solvers.systems import lapack
 
 
 def Portfolio(

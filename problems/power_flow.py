@@ -25,10 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.sparse import BCOO
 
-from kkt_solvers._arrays import cast, float_dtype, floating, full_precision
-from kkt_solvers._objectives import Quadratic
-from kkt_solvers._problem import Affine, Box, Problem, Sum
 from kkt_solvers._solve import solve
+from kkt_solvers.data.objectives import Quadratic
+from kkt_solvers.data.problem import Affine, Box, Problem, Sum
+from kkt_solvers.numerics.arrays import cast, float_dtype, floating, full_precision
 from kkt_solvers.problems import _checks
 from kkt_solvers.problems.network import Network
 

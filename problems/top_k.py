@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import floating, in_place_of
+from kkt_solvers.numerics.arrays import floating, in_place_of
 from kkt_solvers.problems import _checks
 from kkt_solvers.problems.lml import lml
 

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from jax.experimental.sparse import BCOO
 
 import kkt_solvers as kkt
-from kkt_solvers._mirror import sigmoid, xlogx
+from kkt_solvers.data.entropy import sigmoid, xlogx
 
 
 def names(status):

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from test_derivative import clarabel_qp, data, largest_array, problem_of
 
 import kkt_solvers as kkt
-from kkt_solvers import _flatten
+from kkt_solvers.data import flatten as _flatten
 from kkt_solvers.solvers import default_solver
 
 PLAIN = kkt.PrimalDual(polish=False)

@@ -17,16 +17,18 @@ from sphinx.util import logging
 
 log = logging.getLogger(__name__)
 PACKAGE, GALLERY = "kkt_solvers", "kkt_solvers.problems"
+# The floors below what users call, and the rooms of a solver: private, though their files have plain names.
+PRIVATE = re.compile(r"\._|\.(numerics|data|systems|conditions|interior_point)\b")
 KEY = re.compile(r"\[([a-z]+\d{4})\]")
 
 
 # ---------------------------------------------------------------------------------------- what is public
 def public_modules():
-    """The package and everything in it whose name has no underscore in front."""
+    """The package and everything in it that is not private."""
     package = importlib.import_module(PACKAGE)
     found = [package]
     for module in pkgutil.walk_packages(package.__path__, f"{PACKAGE}."):
-        if "._" not in module.name:
+        if not PRIVATE.search(module.name):
             found.append(importlib.import_module(module.name))
     return found
 

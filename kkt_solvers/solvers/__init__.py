@@ -5,8 +5,8 @@ from typing import Any
 import jax
 from jax.experimental.sparse import BCOO
 
-from kkt_solvers._objectives import Quadratic, Separable, SymmetricMap, as_separable
-from kkt_solvers._problem import FlatProblem, Operator
+from kkt_solvers.data.objectives import Quadratic, Separable, SymmetricMap, as_separable
+from kkt_solvers.data.problem import FlatProblem, Operator
 from kkt_solvers.solvers._adapters import Jaxopt, Scipy
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._dual_bisection import DualBisection

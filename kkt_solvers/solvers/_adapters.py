@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 
-from kkt_solvers._arrays import dense
-from kkt_solvers._conditions import complete_dual
-from kkt_solvers._objectives import Quadratic
-from kkt_solvers._problem import FlatProblem
-from kkt_solvers._residuals import default_tolerance, residuals
-from kkt_solvers._solution import Dual, Status
+from kkt_solvers.conditions.multipliers import complete_dual
+from kkt_solvers.conditions.residuals import default_tolerance, residuals
+from kkt_solvers.data.objectives import Quadratic
+from kkt_solvers.data.problem import FlatProblem
+from kkt_solvers.data.solution import Dual, Status
+from kkt_solvers.numerics.arrays import dense
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers.interior_point import polished
 

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import dense
-from kkt_solvers._objectives import Separable, as_separable
-from kkt_solvers._problem import FlatProblem
-from kkt_solvers._solution import Dual
+from kkt_solvers.data.objectives import Separable, as_separable
+from kkt_solvers.data.problem import FlatProblem
+from kkt_solvers.data.solution import Dual
+from kkt_solvers.numerics.arrays import dense
 
 
 class Solver(abc.ABC):

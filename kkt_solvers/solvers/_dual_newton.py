@@ -6,17 +6,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import dense, diagonal_of, largest, relative, tree_where
-from kkt_solvers._certificates import certificate_of_infeasibility
-from kkt_solvers._elementwise import minimise_elementwise, slope_of_minimiser
-from kkt_solvers._flatten import middle_of_box
-from kkt_solvers._objectives import Separable
-from kkt_solvers._problem import FlatProblem
-from kkt_solvers._progress import report
-from kkt_solvers._residuals import default_tolerance, row_sizes
-from kkt_solvers._solution import Dual, Status
+from kkt_solvers.conditions.certificates import certificate_of_infeasibility
+from kkt_solvers.conditions.elementwise import minimise_elementwise, slope_of_minimiser
+from kkt_solvers.conditions.residuals import default_tolerance
+from kkt_solvers.data.flatten import middle_of_box
+from kkt_solvers.data.objectives import Separable
+from kkt_solvers.data.problem import FlatProblem
+from kkt_solvers.data.sizes import row_sizes
+from kkt_solvers.data.solution import Dual, Status
+from kkt_solvers.numerics import lapack
+from kkt_solvers.numerics.arrays import dense, diagonal_of, largest, relative, tree_where
+from kkt_solvers.numerics.progress import report
 from kkt_solvers.solvers._base import Solver, separable
-from kkt_solvers.systems import lapack
 from kkt_solvers.systems.elimination import schur, solve_semidefinite
 
 _TRIES = 60  # of one line search

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.sparse import BCOO
 
-from kkt_solvers._arrays import dense, largest, largest_entries, scaled_matrix, tree_where, where
-from kkt_solvers._objectives import Quadratic, Smooth, column_sizes, scaled_hessian
-from kkt_solvers._problem import Affine, Box, FlatProblem
-from kkt_solvers._residuals import gradient_and_terms, unit_of_data
+from kkt_solvers.conditions.residuals import gradient_and_terms
+from kkt_solvers.data.objectives import Quadratic, Smooth, column_sizes, scaled_hessian
+from kkt_solvers.data.problem import Affine, Box, FlatProblem
+from kkt_solvers.data.sizes import unit_of_data
+from kkt_solvers.numerics.arrays import dense, largest, largest_entries, scaled_matrix, tree_where, where
 
 _ROUNDS = 10
 

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.sparse import BCOO
 
-from kkt_solvers._arrays import entry_sums, tree_where
-from kkt_solvers._objectives import LowRank, Quadratic, SymmetricMap
-from kkt_solvers._problem import FlatProblem
-from kkt_solvers._solution import Status
+from kkt_solvers.data.objectives import LowRank, Quadratic, SymmetricMap
+from kkt_solvers.data.problem import FlatProblem
+from kkt_solvers.data.solution import Status
+from kkt_solvers.numerics.arrays import entry_sums, tree_where
 
 _CHECK_EVERY = 64
 _SUFFICIENT, _NECESSARY, _ARTIFICIAL = 0.2, 0.8, 0.36  # [lu2024]'s conditions for a restart

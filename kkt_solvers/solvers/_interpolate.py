@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import block_sum, tree_where
-from kkt_solvers._batches import in_any
-from kkt_solvers._objectives import Separable
+from kkt_solvers.data.objectives import Separable
+from kkt_solvers.numerics.arrays import block_sum, tree_where
+from kkt_solvers.numerics.batches import in_any
 
 _NEAR = 0.25  # what two interpolations may differ by
 _FAR = 2.0  # the step from the second point to the third, from which on they are not trusted

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import dense
-from kkt_solvers._objectives import Quadratic
-from kkt_solvers._problem import FlatProblem
+from kkt_solvers.data.objectives import Quadratic
+from kkt_solvers.data.problem import FlatProblem
+from kkt_solvers.numerics.arrays import dense
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", category=DeprecationWarning)  # jaxopt announces that it is no longer maintained.

@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._batches import one_by_one
-from kkt_solvers._mirror import entropy, mirror
-from kkt_solvers._problem import FlatProblem
-from kkt_solvers._residuals import default_tolerance
-from kkt_solvers._solution import Dual
+from kkt_solvers.conditions.residuals import default_tolerance
+from kkt_solvers.data.entropy import entropy, mirror
+from kkt_solvers.data.problem import FlatProblem
+from kkt_solvers.data.solution import Dual
+from kkt_solvers.numerics.batches import one_by_one
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._rounds import in_rounds
 from kkt_solvers.solvers._sets import minimise, project

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import entry_sums, inverse_root, largest_entries, scaled_matrix
-from kkt_solvers._objectives import Quadratic, column_sizes, scaled_hessian
-from kkt_solvers._problem import Affine, Box, FlatProblem, Operator
+from kkt_solvers.data.objectives import Quadratic, column_sizes, scaled_hessian
+from kkt_solvers.data.problem import Affine, Box, FlatProblem, Operator
+from kkt_solvers.numerics.arrays import entry_sums, inverse_root, largest_entries, scaled_matrix
 from kkt_solvers.solvers._equilibrate import Scales
 
 _ROUNDS = 10

@@ -6,14 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import tree_where
-from kkt_solvers._certificates import certificate_of_infeasibility, ray_of_descent
-from kkt_solvers._conditions import reduced_gradient
-from kkt_solvers._objectives import Quadratic
-from kkt_solvers._problem import FlatProblem, Operator
-from kkt_solvers._progress import report
-from kkt_solvers._residuals import default_tolerance, residuals
-from kkt_solvers._solution import Dual, Status
+from kkt_solvers.conditions.certificates import certificate_of_infeasibility, ray_of_descent
+from kkt_solvers.conditions.multipliers import reduced_gradient
+from kkt_solvers.conditions.residuals import default_tolerance, residuals
+from kkt_solvers.data.objectives import Quadratic
+from kkt_solvers.data.problem import FlatProblem, Operator
+from kkt_solvers.data.solution import Dual, Status
+from kkt_solvers.numerics.arrays import tree_where
+from kkt_solvers.numerics.progress import report
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._halpern import Method, State
 from kkt_solvers.solvers._precondition import preconditioned

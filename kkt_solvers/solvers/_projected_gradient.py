@@ -6,13 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import inverse_root
-from kkt_solvers._batches import one_by_one
-from kkt_solvers._flatten import middle_of_box
-from kkt_solvers._objectives import Separable
-from kkt_solvers._problem import Box, FlatProblem
-from kkt_solvers._residuals import default_tolerance
-from kkt_solvers._solution import Dual
+from kkt_solvers.conditions.residuals import default_tolerance
+from kkt_solvers.data.flatten import middle_of_box
+from kkt_solvers.data.objectives import Separable
+from kkt_solvers.data.problem import Box, FlatProblem
+from kkt_solvers.data.solution import Dual
+from kkt_solvers.numerics.arrays import inverse_root
+from kkt_solvers.numerics.batches import one_by_one
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._rounds import in_rounds
 from kkt_solvers.solvers._sets import project

@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._conditions import complete_dual
-from kkt_solvers._problem import FlatProblem
-from kkt_solvers._progress import report
-from kkt_solvers._residuals import default_tolerance, residuals
-from kkt_solvers._solution import Dual, Status
+from kkt_solvers.conditions.multipliers import complete_dual
+from kkt_solvers.conditions.residuals import default_tolerance, residuals
+from kkt_solvers.data.problem import FlatProblem
+from kkt_solvers.data.solution import Dual, Status
+from kkt_solvers.numerics.progress import report
 
 Round = Callable[[jax.Array, Any], tuple[jax.Array, Any, jax.Array, jax.Array]]
 

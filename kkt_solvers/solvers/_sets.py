@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import dense
-from kkt_solvers._elementwise import minimise_elementwise
-from kkt_solvers._objectives import Quadratic, as_separable
-from kkt_solvers._problem import FlatProblem
-from kkt_solvers._progress import listening
-from kkt_solvers._residuals import default_tolerance
-from kkt_solvers._solution import Status
+from kkt_solvers.conditions.elementwise import minimise_elementwise
+from kkt_solvers.conditions.residuals import default_tolerance
+from kkt_solvers.data.objectives import Quadratic, as_separable
+from kkt_solvers.data.problem import FlatProblem
+from kkt_solvers.data.solution import Status
+from kkt_solvers.numerics.arrays import dense
+from kkt_solvers.numerics.progress import listening
 from kkt_solvers.solvers._dual_bisection import scalar_dual
 from kkt_solvers.solvers._dual_newton import dual_newton
 

@@ -21,12 +21,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import block_sum
-from kkt_solvers._batches import in_any
-from kkt_solvers._elementwise import slope_of_minimiser
-from kkt_solvers._hoist import elementwise_derivative
-from kkt_solvers._objectives import Separable
-from kkt_solvers._solution import Status
+from kkt_solvers.conditions.elementwise import slope_of_minimiser
+from kkt_solvers.data.objectives import Separable
+from kkt_solvers.data.solution import Status
+from kkt_solvers.numerics.arrays import block_sum
+from kkt_solvers.numerics.batches import in_any
+from kkt_solvers.numerics.hoist import elementwise_derivative
 from kkt_solvers.solvers._interpolate import Row, guess, interpolate
 
 _WIDE = 12.0  # of a bracket, in the scale of w, for the step function to be looked at first

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import diagonal_matrix, diagonal_of
-from kkt_solvers._batches import in_any
-from kkt_solvers.systems import lapack
+from kkt_solvers.numerics import lapack
+from kkt_solvers.numerics.arrays import diagonal_matrix, diagonal_of
+from kkt_solvers.numerics.batches import in_any
 
 _FROM = 64  # a smaller matrix costs little as it is
 _PARTS = (4, 2, 1)  # the sizes of a triangle: a quarter of the rows, half of them, all

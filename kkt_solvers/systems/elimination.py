@@ -23,7 +23,10 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.sparse import BCOO
 
-from kkt_solvers._arrays import (
+from kkt_solvers.data.objectives import LowRank, Quadratic, Separable, diagonal, hessian_product
+from kkt_solvers.data.problem import FlatProblem
+from kkt_solvers.numerics import lapack
+from kkt_solvers.numerics.arrays import (
     block_sum,
     dense,
     diagonal_matrix,
@@ -33,10 +36,8 @@ from kkt_solvers._arrays import (
     largest_entries,
     where,
 )
-from kkt_solvers._batches import in_any
-from kkt_solvers._objectives import LowRank, Quadratic, Separable, diagonal, hessian_product
-from kkt_solvers._problem import FlatProblem
-from kkt_solvers.systems import lapack, sparse
+from kkt_solvers.numerics.batches import in_any
+from kkt_solvers.systems import sparse
 from kkt_solvers.systems.cholesky import cholesky, coupling, definite
 from kkt_solvers.systems.refinement import refined
 

@@ -17,7 +17,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.sparse import BCOO
 
-from kkt_solvers._arrays import (
+from kkt_solvers.data.objectives import (
+    LowRank,
+    Quadratic,
+    Separable,
+    SymmetricMap,
+    diagonal,
+    hessian_product,
+    is_linear,
+    scaled_hessian,
+)
+from kkt_solvers.data.problem import Affine, FlatProblem, Operator
+from kkt_solvers.numerics import lapack
+from kkt_solvers.numerics.arrays import (
     Matrix,
     dense,
     inverse_root,
@@ -29,19 +41,7 @@ from kkt_solvers._arrays import (
     scaled_matrix,
     where,
 )
-from kkt_solvers._batches import in_any
-from kkt_solvers._objectives import (
-    LowRank,
-    Quadratic,
-    Separable,
-    SymmetricMap,
-    diagonal,
-    hessian_product,
-    is_linear,
-    scaled_hessian,
-)
-from kkt_solvers._problem import Affine, FlatProblem, Operator
-from kkt_solvers.systems import lapack
+from kkt_solvers.numerics.batches import in_any
 from kkt_solvers.systems.elimination import (
     KKTMatrix,
     Map,

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import where
+from kkt_solvers.numerics.arrays import where
 
 Map = Callable[[jax.Array], jax.Array]
 

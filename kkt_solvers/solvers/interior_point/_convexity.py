@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.sparse import BCOO
 
-from kkt_solvers._arrays import dense, inverse_root, is_finite, largest, largest_entries, where
-from kkt_solvers._objectives import LowRank, Quadratic, Separable, is_linear
-from kkt_solvers._problem import FlatProblem
+from kkt_solvers.data.objectives import LowRank, Quadratic, Separable, is_linear
+from kkt_solvers.data.problem import FlatProblem
+from kkt_solvers.numerics.arrays import dense, inverse_root, is_finite, largest, largest_entries, where
 from kkt_solvers.systems.cholesky import coupling, definite
 from kkt_solvers.systems.elimination import dense_hessian, regularisation
 

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import is_finite, largest, signs, tree_where, where
-from kkt_solvers._objectives import Quadratic, is_linear
-from kkt_solvers._problem import FlatProblem
-from kkt_solvers._residuals import gradient_and_terms
+from kkt_solvers.conditions.residuals import gradient_and_terms
+from kkt_solvers.data.objectives import Quadratic, is_linear
+from kkt_solvers.data.problem import FlatProblem
+from kkt_solvers.numerics.arrays import is_finite, largest, signs, tree_where, where
 
 _INFINITE = 1e15  # bounds beyond this are none
 _TO_BOUNDARY = 0.99  # the part of the way to the nearest bound that a step may go, at least

@@ -25,11 +25,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kkt_solvers._arrays import largest, tree_where, where
-from kkt_solvers._batches import in_any
-from kkt_solvers._objectives import Quadratic
-from kkt_solvers._problem import FlatProblem
-from kkt_solvers._solution import Dual, Status
+from kkt_solvers.data.objectives import Quadratic
+from kkt_solvers.data.problem import FlatProblem
+from kkt_solvers.data.solution import Dual, Status
+from kkt_solvers.numerics.arrays import largest, tree_where, where
+from kkt_solvers.numerics.batches import in_any
 from kkt_solvers.solvers.interior_point._iterate import (
     Bounds,
     Direction,

@@ -5,15 +5,16 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import is_precise, tree_where, where
-from kkt_solvers._batches import one_by_one
-from kkt_solvers._certificates import certificate_of_infeasibility, ray_of_descent
-from kkt_solvers._conditions import with_a_row, without_the_row
-from kkt_solvers._objectives import Quadratic, is_linear
-from kkt_solvers._problem import FlatProblem
-from kkt_solvers._progress import is_heard, report
-from kkt_solvers._residuals import adjoint, default_tolerance, gradient_and_terms, residuals, row_sizes
-from kkt_solvers._solution import Dual, Status
+from kkt_solvers.conditions.certificates import certificate_of_infeasibility, ray_of_descent
+from kkt_solvers.conditions.multipliers import with_a_row, without_the_row
+from kkt_solvers.conditions.residuals import adjoint, default_tolerance, gradient_and_terms, residuals
+from kkt_solvers.data.objectives import Quadratic, is_linear
+from kkt_solvers.data.problem import FlatProblem
+from kkt_solvers.data.sizes import row_sizes
+from kkt_solvers.data.solution import Dual, Status
+from kkt_solvers.numerics.arrays import is_precise, tree_where, where
+from kkt_solvers.numerics.batches import one_by_one
+from kkt_solvers.numerics.progress import is_heard, report
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers._equilibrate import Scales, equilibrated
 from kkt_solvers.solvers.interior_point import _loop as loop

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import where
-from kkt_solvers._objectives import Quadratic
-from kkt_solvers._problem import FlatProblem
+from kkt_solvers.data.objectives import Quadratic
+from kkt_solvers.data.problem import FlatProblem
+from kkt_solvers.numerics.arrays import where
 
 _NEAR = 1e-6  # nearer to a bound than this a step of rounding may be felt
 

@@ -11,12 +11,12 @@ import numpy as np
 from jax.experimental.sparse import BCOO
 from jax.flatten_util import ravel_pytree
 
-from kkt_solvers._arrays import cast, float_dtype, is_concrete, where
-from kkt_solvers._hoist import hoist
-from kkt_solvers._objectives import Quadratic, Separable, Smooth, SymmetricMap
-from kkt_solvers._problem import Affine, Box, Equality, FlatProblem, Operator, Problem, Sum
-from kkt_solvers._residuals import natural_sizes, unit_of_data
-from kkt_solvers._solution import Dual, Solution
+from kkt_solvers.data.objectives import Quadratic, Separable, Smooth, SymmetricMap
+from kkt_solvers.data.problem import Affine, Box, Equality, FlatProblem, Operator, Problem, Sum
+from kkt_solvers.data.sizes import natural_sizes, unit_of_data
+from kkt_solvers.data.solution import Dual, Solution
+from kkt_solvers.numerics.arrays import cast, float_dtype, is_concrete, where
+from kkt_solvers.numerics.hoist import hoist
 
 _FORM_UP_TO = 3e7  # entries of the matrix of an equality, or of P, given as a function
 

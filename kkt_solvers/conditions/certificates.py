@@ -6,13 +6,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import is_finite, largest, relative, tree_where, where
-from kkt_solvers._batches import in_any
-from kkt_solvers._flatten import is_valid
-from kkt_solvers._objectives import Quadratic
-from kkt_solvers._problem import FlatProblem, Operator
-from kkt_solvers._residuals import adjoint, adjoint_terms, natural_sizes, product_terms, residuals, row_sizes
-from kkt_solvers._solution import Dual, Residuals, Status
+from kkt_solvers.conditions.residuals import adjoint, residuals
+from kkt_solvers.data.flatten import is_valid
+from kkt_solvers.data.objectives import Quadratic
+from kkt_solvers.data.problem import FlatProblem, Operator
+from kkt_solvers.data.sizes import adjoint_terms, natural_sizes, product_terms, row_sizes
+from kkt_solvers.data.solution import Dual, Residuals, Status
+from kkt_solvers.numerics.arrays import is_finite, largest, relative, tree_where, where
+from kkt_solvers.numerics.batches import in_any
 
 
 def _ray_tolerance(ray: jax.Array) -> float:

@@ -10,7 +10,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
-from kkt_solvers._pytree import pytree
+from kkt_solvers.numerics.pytree import pytree
 
 
 class Status(enum.IntEnum):

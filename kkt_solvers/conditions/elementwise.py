@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import full_precision
-from kkt_solvers._hoist import elementwise_derivative
-from kkt_solvers._objectives import Separable, hessian_product
+from kkt_solvers.data.objectives import Separable, hessian_product
+from kkt_solvers.numerics.arrays import full_precision
+from kkt_solvers.numerics.hoist import elementwise_derivative
 
 # Steps of the safeguarded Newton iteration; bisection alone would need about as many as a float has bits.
 _STEPS = 100

@@ -11,12 +11,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import block_sum, is_finite, is_precise, largest, largest_entries, relative, signs, where
-from kkt_solvers._batches import in_any
-from kkt_solvers._elementwise import minimise_elementwise
-from kkt_solvers._objectives import Objective, Quadratic, Separable, Smooth, SymmetricMap
-from kkt_solvers._problem import Box, FlatProblem, Operator, Sum
-from kkt_solvers._solution import Dual, Residuals
+from kkt_solvers.conditions.elementwise import minimise_elementwise
+from kkt_solvers.data.objectives import Objective, Quadratic, Separable, Smooth, SymmetricMap
+from kkt_solvers.data.problem import Box, FlatProblem, Sum
+from kkt_solvers.data.sizes import natural_sizes, product_terms, row_sizes
+from kkt_solvers.data.solution import Dual, Residuals
+from kkt_solvers.numerics.arrays import (
+    block_sum,
+    is_finite,
+    is_precise,
+    largest,
+    relative,
+    signs,
+    where,
+)
+from kkt_solvers.numerics.batches import in_any
 
 
 def default_tolerance(dtype: Any) -> float:
@@ -43,33 +52,6 @@ def lagrangian_minimiser(problem: FlatProblem, nu: Any) -> jax.Array:
 def _minimise(problem: FlatProblem, z: jax.Array) -> jax.Array:
     assert isinstance(problem.objective, Separable)
     return minimise_elementwise(problem.objective, z, problem.box.lower, problem.box.upper)
-
-
-def _absolute(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.abs(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
-
-
-def product_terms(equality: Any, y: jax.Array) -> jax.Array:
-    """`|A| |y|`; for an operator `|A S y|`, which is no larger, with a diagonal `S` of signs."""
-    if isinstance(equality, Operator):
-        return jnp.abs(equality.product(signs(y) * y))
-    return _absolute(equality).product(jnp.abs(y))
-
-
-def adjoint_terms(equality: Any, nu: jax.Array) -> jax.Array:
-    """The same for `A'`."""
-    if isinstance(equality, Operator):
-        return jnp.abs(equality.adjoint(signs(nu) * nu))
-    return _absolute(equality).adjoint(jnp.abs(nu))
-
-
-def row_sizes(problem: FlatProblem) -> jax.Array:
-    """The largest absolute entry of each row of `A`; ones for an operator."""
-    if isinstance(problem.equality, Operator):
-        return jnp.ones(problem.equality.target.size, problem.equality.target.dtype)
-    if isinstance(problem.equality, Sum) and problem.equality.weights is None:  # or XLA folds a long constant
-        return jnp.ones(1, problem.equality.total.dtype)
-    return largest_entries(problem.equality.rows(problem.box.lower.size), axis=1)
 
 
 # ------------------------------------------------------------------------------------------------ units
@@ -101,53 +83,6 @@ def gradient_and_terms(objective: Objective, y: jax.Array, box: Box) -> tuple[ja
         return gradient, (gradient, curved)
     gradient = objective.gradient(y)
     return gradient, (where(jnp.isfinite(gradient), gradient, 0),)
-
-
-def _inverse(size: jax.Array) -> jax.Array:
-    """`1 / |size|`, and zero for zero."""
-    size = jnp.abs(size)
-    return 1 / where(size > 0, size, jnp.inf)
-
-
-def sizes_of_data(problem: FlatProblem) -> tuple[jax.Array, jax.Array]:
-    """The inverse of the nearest bound of each coordinate that is not zero, zero where there is none; and the least
-    size of `y` that can meet each row of the equality, zero where `b = 0`."""
-    box, target = problem.box, jnp.ravel(problem.equality.target)
-    terms = jnp.ravel(product_terms(problem.equality, jnp.ones_like(box.lower)))
-    rows = relative(where(terms > 0, jnp.abs(target), 0.0), terms)
-    return jnp.max(_inverse(jnp.stack([box.lower, box.upper])), axis=0), rows
-
-
-def natural_sizes(problem: FlatProblem) -> tuple[jax.Array, jax.Array]:
-    """Sizes of `y` and of each of its coordinates, from the data alone, whatever the units of the variables.
-
-    The size of `y` is the least that can meet the equality. Where `b = 0` it is the unconstrained minimiser of a
-    quadratic objective or the nearest bound, whichever is nearer to zero, and one where neither is. That of a
-    coordinate is its nearest bound that is not zero, or else the least value that alone would meet a row of the
-    equality; zero where there is none.
-    """
-    if problem.natural is not None:
-        return problem.natural
-    objective, equality = problem.objective, problem.equality
-    nearest, rows = sizes_of_data(problem)
-    by_rows, closest = jnp.max(rows, initial=0), jnp.max(nearest)
-    if isinstance(objective, Quadratic) and objective.P is not None:
-        closest = jnp.maximum(closest, largest(objective.diagonal()) * _inverse(largest(objective.q)))
-    size = where(by_rows > 0, by_rows, where(closest > 0, 1 / closest, 1.0))
-    if not isinstance(equality, Operator) and equality.target.size:
-        # A right-hand side that is rounding beside the others is none.
-        kept = rows > float(jnp.finfo(rows.dtype).eps) ** 0.5 * by_rows
-        target = where(kept, jnp.ravel(equality.target), 0.0)
-        nearest = where(nearest > 0, nearest, largest_entries(equality.rows(nearest.size), 0, _inverse(target)))
-    return size, _inverse(nearest)
-
-
-def unit_of_data(problem: FlatProblem) -> jax.Array:
-    """A unit of `y` to solve a problem in: the larger of the size that can meet the equality and the nearest bound that
-    is not zero; one where there is neither."""
-    nearest, rows = sizes_of_data(problem)
-    unit = jnp.maximum(jnp.max(rows, initial=0), _inverse(jnp.max(nearest)))
-    return where(unit > 0, unit, 1.0)
 
 
 def size_of(y: jax.Array, natural: jax.Array) -> jax.Array:

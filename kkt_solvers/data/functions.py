@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from kkt_solvers._arrays import cast, is_concrete, is_finite, largest, signs
-from kkt_solvers._flatten import flatten, structure_of_y
-from kkt_solvers._objectives import Quadratic, SymmetricMap
-from kkt_solvers._problem import Equality, FlatProblem, Problem
-from kkt_solvers._residuals import product_terms
+from kkt_solvers.data.flatten import flatten, structure_of_y
+from kkt_solvers.data.objectives import Quadratic, SymmetricMap
+from kkt_solvers.data.problem import Equality, FlatProblem, Problem
+from kkt_solvers.data.sizes import product_terms
+from kkt_solvers.numerics.arrays import cast, is_concrete, is_finite, largest, signs
 
 _NOT_AFFINE = (
     "equality is not affine in y: its slope changes from point to point. An equality must be h(y, *args) = A y - b; a "

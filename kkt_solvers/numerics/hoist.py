@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.core
 
-from kkt_solvers._pytree import pytree
+from kkt_solvers.numerics.pytree import pytree
 
 
 @pytree(static=("jaxpr", "structure"))

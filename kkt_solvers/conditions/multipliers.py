@@ -16,16 +16,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import dense, largest, relative, where
-from kkt_solvers._objectives import Separable, hessian_product
-from kkt_solvers._problem import Affine, FlatProblem
-from kkt_solvers._residuals import (
-    adjoint,
-    gradient_and_terms,
-    natural_sizes,
-    size_of,
-)
-from kkt_solvers._solution import Dual
+from kkt_solvers.conditions.residuals import adjoint, gradient_and_terms, size_of
+from kkt_solvers.data.objectives import Separable, hessian_product
+from kkt_solvers.data.problem import Affine, FlatProblem
+from kkt_solvers.data.sizes import natural_sizes
+from kkt_solvers.data.solution import Dual
+from kkt_solvers.numerics.arrays import dense, largest, relative, where
 from kkt_solvers.systems.elimination import solve_semidefinite
 
 

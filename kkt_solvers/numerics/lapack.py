@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import where
-from kkt_solvers._batches import one_by_one
+from kkt_solvers.numerics.arrays import where
+from kkt_solvers.numerics.batches import one_by_one
 
 # LAPACK wants columns, XLA keeps rows: the transpose of a symmetric matrix is there without a copy.
 cholesky = one_by_one(lambda K: jnp.linalg.cholesky(K.mT, symmetrize_input=False))

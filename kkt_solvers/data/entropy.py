@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._objectives import Separable
+from kkt_solvers.data.objectives import Separable
 
 
 @jax.custom_jvp

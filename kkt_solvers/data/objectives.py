@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.sparse import BCOO
 
-from kkt_solvers._arrays import (
+from kkt_solvers.numerics.arrays import (
     Matrix,
     diagonal_matrix,
     diagonal_of,
@@ -19,8 +19,8 @@ from kkt_solvers._arrays import (
     scaled_matrix,
     where,
 )
-from kkt_solvers._hoist import elementwise_derivative
-from kkt_solvers._pytree import pytree
+from kkt_solvers.numerics.hoist import elementwise_derivative
+from kkt_solvers.numerics.pytree import pytree
 
 
 @pytree()

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from kkt_solvers._arrays import Matrix, block_sum, floating, floating_tree, matrix
-from kkt_solvers._objectives import Objective
-from kkt_solvers._pytree import pytree
+from kkt_solvers.data.objectives import Objective
+from kkt_solvers.numerics.arrays import Matrix, block_sum, floating, floating_tree, matrix
+from kkt_solvers.numerics.pytree import pytree
 
 
 @pytree()

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._arrays import full_precision
+from kkt_solvers.numerics.arrays import full_precision
 
 
 @jax.custom_batching.custom_vmap

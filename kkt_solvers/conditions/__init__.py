@@ -1,0 +1,1 @@
+"""The KKT conditions: multipliers, residuals, certificates."""

@@ -1,0 +1,1 @@
+"""Problems, their parts, their solutions, and the door: data only."""

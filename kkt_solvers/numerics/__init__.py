@@ -1,0 +1,1 @@
+"""Arrays, batches, dense factorisations, pytrees: what does not know of problems."""
