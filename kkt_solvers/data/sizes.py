@@ -49,7 +49,7 @@ def sizes_of_data(problem: FlatProblem) -> tuple[jax.Array, jax.Array]:
     box, target = problem.box, jnp.ravel(problem.equality.target)
     terms = jnp.ravel(product_terms(problem.equality, jnp.ones_like(box.lower)))
     rows = relative(where(terms > 0, jnp.abs(target), 0.0), terms)
-    return jnp.max(_inverse(jnp.stack([box.lower, box.upper])), axis=0), rows
+    return jnp.maximum(_inverse(box.lower), _inverse(box.upper)), rows
 
 
 def natural_sizes(problem: FlatProblem) -> tuple[jax.Array, jax.Array]:
