@@ -91,7 +91,8 @@ def solve_qp(
     problem = Problem(Quadratic(hessian, slope), equality, Box(lower, upper))
     solution = solve(problem, _with_slacks(init, G, h), solver=solver, progress=progress)
     nu = jnp.zeros(0, dtype) if equality is None else solution.dual.equality
-    of_rows = jnp.where(no_constraint, 0.0, nu[m:])
+    # Of a ray too: what is negative there is rounding.
+    of_rows = jnp.where(no_constraint, 0.0, jnp.maximum(nu[m:], 0.0))
     dual = Dual(nu[:m], solution.dual.lower[:n], solution.dual.upper[:n], of_rows)
     return Solution(
         solution.primal[:n], dual, solution.objective, solution.status, solution.residuals, solution.iterations

@@ -183,6 +183,11 @@ def _reaches(xp: Any, turnover: Any, h: Any, budget: Any, lower: Any, upper: Any
     return turnover + rounding >= xp.sum(abs(within - h)) + abs(budget - xp.sum(within))
 
 
+@jax.jit  # so that compiled code is found again
+def _least_eigenvalue(S: jax.Array) -> jax.Array:
+    return jnp.maximum(lapack.eigvalsh(S)[0], 0.0)
+
+
 def _of_trades(S: Any) -> Any:
     """The matrix of `(buys, sales, slack)`: as `b_i s_i = 0`, any part D of the diagonal with `S >= D / 2` may go
     without its cross terms, and then no multiplier of the b or s that is zero vanishes."""
@@ -191,7 +196,7 @@ def _of_trades(S: Any) -> Any:
         return LowRank(jnp.concatenate([d, d, jnp.zeros_like(d[:1])]), jnp.concatenate([V, -V, jnp.zeros_like(V[:1])]))
     if S.ndim == 1:
         return jnp.concatenate([S, S, jnp.zeros_like(S[:1])])
-    least = jnp.maximum(lapack.eigvalsh(jax.lax.stop_gradient(S))[0], 0.0)
+    least = _least_eigenvalue(jax.lax.stop_gradient(S))
     cross = least * jnp.eye(len(S), dtype=S.dtype) - S
     return jnp.pad(jnp.block([[S, cross], [cross, S]]), (0, 1))
 

@@ -25,7 +25,9 @@ def checked(verb, dtype, rows):
         violation = np.asarray(verb.violation(found, **wanted), float)
         jax.clear_caches()
     assert violation.shape == (rows,)
-    wrong = ~(violation <= SMALL[dtype])
+    wrong, unsolved = ~(violation <= SMALL[dtype]), np.isnan(violation)
+    if dtype == "float32" and np.mean(unsolved) <= verb.unsolved:
+        wrong &= ~unsolved
     first = int(np.argmax(wrong))
     print(f"{verb.name:30} {dtype} {rows:6} rows, {np.sum(wrong)} violated, largest {np.nanmax(violation):.1e}")
     assert not wrong.any(), f"{np.sum(wrong)} of {rows}, first {first}: {violation[first]}"

@@ -64,8 +64,8 @@ class Units(NamedTuple):
 
 
 def gradient_and_terms(objective: Objective, y: jax.Array, box: Box) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """`grad f`, and the terms that cancel in it: `P y` and `q`. Where `P y` is rounding, what it may be rounded to: the
-    part `_rounding` of the terms `P_ii y_i`.
+    """`grad f`, and the terms that cancel in it: `P y` and `q`. Where `q` is zero and `P y` is rounding, what it may be
+    rounded to: the part `_rounding` of the terms `P_ii y_i`.
 
     For a function the terms are `H S r`, with a diagonal `S` of signs, and the gradient itself: what is left of `H y`
     where `grad f` is linear. `r` is `|y|`, or the distance to a bound that is nearer: beside a bound where the slope is
@@ -76,7 +76,8 @@ def gradient_and_terms(objective: Objective, y: jax.Array, box: Box) -> tuple[ja
         if matrix is None or matrix.ndim == 1:
             return curved + objective.q, (curved, objective.q)
         own = matrix @ (signs(y) * y) if isinstance(matrix, SymmetricMap) else objective.diagonal() * y
-        return curved + objective.q, (curved, objective.q, _rounding(y.dtype) * own)
+        own = where(jnp.any(objective.q != 0), 0.0, _rounding(y.dtype) * own)
+        return curved + objective.q, (curved, objective.q, own)
     if isinstance(objective, Smooth):
         room = jnp.maximum(jnp.minimum(jnp.minimum(y - box.lower, box.upper - y), jnp.abs(y)), 0)
         gradient, curved = jax.jvp(objective.gradient, (y,), (signs(y) * room,))

@@ -38,7 +38,7 @@ from kkt_solvers.numerics.arrays import (
 )
 from kkt_solvers.numerics.batches import in_any
 from kkt_solvers.systems import sparse
-from kkt_solvers.systems.cholesky import cholesky, coupling, definite
+from kkt_solvers.systems.cholesky import coupling, definite
 from kkt_solvers.systems.refinement import refined
 
 Map = Callable[[jax.Array], jax.Array]
@@ -236,13 +236,13 @@ def solve_semidefinite(K: jax.Array, r: jax.Array) -> jax.Array:
 
 def semidefinite_inverse(K: jax.Array) -> Map:
     """`r -> x` with `K x = r`."""
-    e = inverse_root(diagonal_of(K))
-    factor = cholesky(K, e, jnp.full_like(e, regularisation(K.dtype)))
+    e, eps = inverse_root(diagonal_of(K)), float(jnp.finfo(K.dtype).eps)
+    factor, _ = definite(K, e, jnp.full_like(e, 16 * eps), jnp.full_like(e, regularisation(K.dtype)))
 
     def inverse(b: jax.Array) -> jax.Array:
         return e * factor.unwhiten(factor.whiten(e * b))
 
-    return lambda r: refined(inverse, lambda x: K @ x, r, e, 4 * float(jnp.finfo(K.dtype).eps))
+    return lambda r: refined(inverse, lambda x: K @ x, r, e, 4 * eps)
 
 
 def schur(rows: jax.Array, slope: jax.Array) -> jax.Array:

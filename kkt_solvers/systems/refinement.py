@@ -35,13 +35,16 @@ def refined(
         size = norm(image)
         part = where(size > jnp.finfo(b.dtype).eps * norm(step / weights), 1 / size, 0.0)
         step, image = part * step, part * image
-        x = x + jnp.vdot(image, rest) * step
-        rest = b - weights * product(x)
+        following = x + jnp.vdot(image, rest) * step
+        rest = b - weights * product(following)
+        left = norm(rest)
+        # When nothing is left but rounding, a step may do harm.
+        x = where((left < now) | (count == 0), following, x)
         at = count, jnp.zeros_like(count)
         steps, images = (
             jax.lax.dynamic_update_slice(*pair, at) for pair in ((steps, step[None]), (images, image[None]))
         )
-        return x, rest, steps, images, norm(rest), now, count + 1
+        return x, rest, steps, images, left, now, count + 1
 
     def unfinished(state: Any) -> jax.Array:
         *_, now, before, count = state
