@@ -89,16 +89,12 @@ class KKTSystem(abc.ABC):
         solve, weights, least_squares = self.factorised(*frozen)
         n, shape = y.size, right[1].shape
 
-        # JAX transposes a linear solve only if all of its right-hand side is a variable: so it is one vector.
-        def product(problem: FlatProblem, y: jax.Array, mask: jax.Array, x: jax.Array) -> jax.Array:
-            top, bottom = kkt_product(problem, y, mask, (x[:n], x[n:].reshape(shape)))
-            return jnp.concatenate([top, jnp.ravel(bottom)])
-
         def checked(_: Any, b: jax.Array) -> jax.Array:
-            return _checked(solve(b), lambda x: product(*frozen, x), b, weights, least_squares)
+            return _checked(solve(b), lambda x: kkt_product(*frozen, x), b, weights, least_squares)
 
+        # JAX transposes a linear solve only if all of its right-hand side is a variable: so it is one vector.
         b = jnp.concatenate([mask * right[0], jnp.ravel(right[1])])
-        x = jax.lax.custom_linear_solve(lambda x: product(problem, y, mask, x), b, checked, symmetric=True)
+        x = jax.lax.custom_linear_solve(lambda x: kkt_product(problem, y, mask, x), b, checked, symmetric=True)
         return x[:n], x[n:].reshape(shape)
 
 
@@ -135,12 +131,12 @@ def _warn(error: Any) -> np.ndarray:
     return np.full_like(error, np.nan)
 
 
-def kkt_product(problem: FlatProblem, y: jax.Array, mask: jax.Array, x: Pair) -> Pair:
-    """The matrix of the system times `x = (dy, dnu)`."""
-    dy, dnu = x
+def kkt_product(problem: FlatProblem, y: jax.Array, mask: jax.Array, x: jax.Array) -> jax.Array:
+    """The matrix of the system times the vector `x = (dy, dnu)`."""
+    dy, dnu = x[: y.size], x[y.size :].reshape(problem.equality.target.shape)
     free = mask * dy
     top = mask * (hessian_product(problem.objective, y, free) + problem.equality.adjoint(dnu)) + (1 - mask) * dy
-    return top, problem.equality.product(free)
+    return jnp.concatenate([top, jnp.ravel(problem.equality.product(free))])
 
 
 def _weights(rows: Matrix, diagonal: jax.Array, mask: jax.Array) -> Pair:
@@ -253,8 +249,7 @@ class MatrixFreeKKT(KKTSystem):
         tol = (1e-10 if is_precise(y.dtype) else 1e-4) if self.tol is None else self.tol
 
         def product(x: jax.Array) -> jax.Array:
-            top, bottom = kkt_product(problem, y, mask, (x[:n], x[n:].reshape(shape)))
-            return jnp.concatenate([top, jnp.ravel(bottom)])
+            return kkt_product(problem, y, mask, x)
 
         def inverse(b: jax.Array) -> jax.Array:
             """That of the matrix with a diagonal in place of the Hessian."""

@@ -87,11 +87,9 @@ def inside(problem: FlatProblem, bounds: Bounds, init: jax.Array) -> Iterate:
     gap = jnp.minimum(where(has[0] & has[1], 0.1 * (upper - lower), 1.0), 1.0)
     y = where(has[0] & ~(init - lower > 1e-2 * gap), lower + gap, init)
     y = where(has[1] & ~(upper - y > 1e-2 * gap), upper - gap, y)
-    slope = jnp.ones_like(y)
-    if not isinstance(problem.objective, Quadratic):
-        # A start on a kink, as of a norm at the origin, is left by an irregular little step.
-        slope, terms = gradient_and_terms(problem.objective, y, problem.box)
-        y = where(is_finite(*terms), y, y + 1e-3 * gap * (2 + signs(y)))
+    # A start on a kink, as of a norm at the origin, is left by an irregular little step.
+    slope, terms = gradient_and_terms(problem.objective, y, problem.box)
+    y = where(is_finite(*terms), y, y + 1e-3 * gap * (2 + signs(y)))
     y = where(bounds.moves > 0, y, lower)
     size = largest(slope)
     size = where(jnp.isfinite(size), jnp.clip(size, 1e-3, 1e8), 1.0)
