@@ -62,8 +62,8 @@ def solve_qp(
     P = None if P is None else matrix(P, "P")
     if P is not None and P.shape != (n, n):
         raise ValueError(f"P must have shape ({n}, {n}) to go with q, got {P.shape}")
-    G, h = _rows(G, h, n, "G", "h")
-    A, b = _rows(A, b, n, "A", "b")
+    G, h = _rows(G, h, q, "G", "h")
+    A, b = _rows(A, b, q, "A", "b")
     lower = _bound(lb, -jnp.inf, n, "lb")
     upper = _bound(ub, jnp.inf, n, "ub")
     dtype = float_dtype(P, q, G, h, A, b, lower, upper)
@@ -113,11 +113,12 @@ def _with_slacks(init: Any, G: Matrix, h: jax.Array) -> Any:
     return dataclasses.replace(init, primal=y, dual=Dual(jnp.concatenate([dual.equality, multiplier]), lower, upper))
 
 
-def _rows(M: Any, right: Any, n: int, M_name: str, right_name: str) -> tuple[Matrix, jax.Array]:
+def _rows(M: Any, right: Any, q: jax.Array, M_name: str, right_name: str) -> tuple[Matrix, jax.Array]:
+    n = q.size
     if (M is None) != (right is None):
         raise ValueError(f"{M_name} and {right_name} go together: pass both or neither")
     if M is None:
-        return jnp.zeros((0, n)), jnp.zeros(0)
+        return jnp.zeros((0, n), q.dtype), jnp.zeros(0, q.dtype)
     M, right = matrix(M, M_name), floating(right, right_name)
     if M.ndim != 2 or M.shape[1] != n:
         raise ValueError(f"{M_name} must have shape (rows, {n}) to go with q, got {M.shape}")

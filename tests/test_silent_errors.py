@@ -411,3 +411,32 @@ def test_nothing_chosen_of_heavy_scores(dtype):
     x, weights = np.array([4.0, -3.0, 8.0], dtype), np.array([5.0, 0.1, 100.0], dtype)
     np.testing.assert_array_equal(lml(x, 0.0, weights=weights), np.zeros(3))
     np.testing.assert_array_equal(lml(x, np.sum(weights), weights=weights), np.ones(3))
+
+
+# --------------------------------------------------------------------------------------------------- precision
+def test_single_precision_beside_double(rng, x64):
+    """Float32 data while JAX's switch stands on float64: numbers in the code do not widen them."""
+    F, A = rng.normal(size=(6, 6)), rng.normal(size=(2, 6))
+    P, q, A, b, one = (np.asarray(v, np.float32) for v in (F @ F.T, A.sum(0), A, A.sum(1) / 9, np.ones(6)))
+    vectors = [
+        kkt.solve(problem).primal
+        for problem in (
+            kkt.Problem(kkt.Quadratic(P, q), kkt.Affine(A, b), kkt.Box(-one, one)),
+            kkt.Problem(kkt.Quadratic(one, q), kkt.Affine(A, b), kkt.Box(-one, one)),
+            kkt.Problem(kkt.Quadratic(None, q), kkt.Affine(A, b), kkt.Box(-one, one)),
+            kkt.Problem(quartic, kkt.Affine(A, b), kkt.Box(-one, one), args=(q,)),
+            kkt.Problem(kkt.Separable(quartic_terms, q), kkt.Affine(A, b), kkt.Box(-one, one)),
+        )
+    ]
+    vectors += [kkt.solve_qp(P, q, G=A, h=b).primal, lml(q, 2), lml(q, 2, weights=one + one), projections.simplex(q)]
+    for y in vectors:
+        assert y.dtype == np.float32
+        assert np.isfinite(y).all()
+
+
+def quartic(y, c):
+    return jnp.sum(y**4 + y**2 + c * y)
+
+
+def quartic_terms(y, c):
+    return y**4 + y**2 + c * y

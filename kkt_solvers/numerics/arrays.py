@@ -131,6 +131,8 @@ def cast(tree: Any, dtype: Any) -> Any:
 def where(condition: Any, this: Any, other: Any) -> jax.Array:
     """`jnp.where` as two or three equations of the program; that of JAX is a call besides, which the reader of a jaxpr
     and its compiler have to look into hundreds of times."""
+    if not isinstance(this, (jax.Array, np.ndarray)) and not isinstance(other, (jax.Array, np.ndarray)):
+        return jnp.where(condition, this, other)  # weakly typed: two numbers do not widen the arrays that they meet
     dtype = jnp.result_type(this, other)
     shape = np.broadcast_shapes(np.shape(condition), np.shape(this), np.shape(other))
 

@@ -43,8 +43,6 @@ from kkt_solvers.systems.refinement import refined
 
 Map = Callable[[jax.Array], jax.Array]
 
-_HARD = 1e5
-
 
 def regularisation(dtype: Any) -> float:
     """The shift of a semidefinite matrix of unit size that keeps it definite in spite of rounding: 4e-10; in float32,
@@ -132,17 +130,15 @@ def solver(
         inverse, added, weights = _cholesky_inverse(K, held)
     if pivot is not None:
         inverse = _pivoted(K, pivot, inverse)
-    # Exact: a little harder on the equality, so that rounding of large multipliers stays out of dy.
-    hard = jnp.concatenate([jnp.ones_like(K.D), jnp.full_like(added[K.D.size :], _HARD)])
     if exact is True:
-        return lambda b: refined(inverse, K.product, b, hard, 4 * eps / _HARD)
-    weights, most = where(exact, hard, weights), where(exact, 12, 4 if precise else 8)
-    accuracy = where(exact, 4 * eps / _HARD, 1e2 * eps if precise else 4 * eps)
+        return lambda b: refined(inverse, K.product, b, jnp.ones_like(weights), 4 * eps)
+    weights, most = where(exact, 1.0, weights), where(exact, 12, 4 if precise else 8)
+    accuracy = where(exact, 4 * eps, 1e2 * eps if precise else 4 * eps)
     product = K.product
     if precise:
         added = where(exact, 0.0, added)
         product = lambda x: K.product(x) + added * x  # noqa: E731
-    return lambda b: refined(inverse, product, b, weights, accuracy, most=most)
+    return lambda b: refined(inverse, product, b, weights, accuracy, most=most, exact=exact)
 
 
 def _cholesky_inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Map, jax.Array, jax.Array]:

@@ -5,19 +5,33 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from kkt_solvers.numerics.arrays import where
+from kkt_solvers.numerics.arrays import tree_where, where
 
 Map = Callable[[jax.Array], jax.Array]
 
+_GOING, _LAST, _OVER = np.arange(3, dtype=np.int32)  # conjugate residuals, the plain step at the end, none
+
 
 def refined(
-    inverse: Map, product: Map, b: jax.Array, weights: jax.Array, accuracy: Any, *, room: int = 12, most: Any = None
+    inverse: Map,
+    product: Map,
+    b: jax.Array,
+    weights: jax.Array,
+    accuracy: Any,
+    *,
+    room: int = 12,
+    most: Any = None,
+    exact: jax.Array | bool = True,
 ) -> jax.Array:
     """`x` with `product(x) = b`, to a residual of `accuracy` times `b`, both in the norm `|weights v|`.
 
     Generalised conjugate residuals: steps are combined so that the residual is smallest. If `inverse` is far off in a
     few directions, each takes about one step. The memory holds `room` steps; at most `most` are taken.
+
+    The norm is blind to small parts of `x` beside large ones. If `exact`, a last step of plain refinement follows,
+    which leaves each part with the rounding of its own terms.
     """
     most = room if most is None else most
     b = weights * b
@@ -26,31 +40,30 @@ def refined(
         return jnp.sqrt(jnp.vdot(v, v))
 
     def again(state: Any) -> Any:
-        x, rest, steps, images, now, _, count = state
+        x, rest, steps, images, now, count, stage = state
+        last = stage == _LAST
         step = inverse(rest / weights)
         image = weights * product(step)
-        common = images @ image
+        common = where(last, 0.0, images @ image)
         step, image = step - common @ steps, image - common @ images
         # The image of a direction that the system does not have (dependent rows) is rounding: no step along it.
         size = norm(image)
         part = where(size > jnp.finfo(b.dtype).eps * norm(step / weights), 1 / size, 0.0)
         step, image = part * step, part * image
-        following = x + jnp.vdot(image, rest) * step
-        rest = b - weights * product(following)
-        left = norm(rest)
+        following = x + where(last, size, jnp.vdot(image, rest)) * step
+        after = b - weights * product(following)
+        left = norm(after)
         # When nothing is left but rounding, a step may do harm.
-        x = where((left < now) | (count == 0), following, x)
+        keep = (left < now) | (count == 0) | (last & (left <= 2 * now))
         at = count, jnp.zeros_like(count)
         steps, images = (
             jax.lax.dynamic_update_slice(*pair, at) for pair in ((steps, step[None]), (images, image[None]))
         )
-        return x, rest, steps, images, left, now, count + 1
+        going = (stage == _GOING) & (left > small) & (left < now) & (count + 1 < most)
+        stage = where(going, _GOING, where(exact & ~last, _LAST, _OVER))
+        return *tree_where(keep, (following, after), (x, rest)), steps, images, where(keep, left, now), count + 1, stage
 
-    def unfinished(state: Any) -> jax.Array:
-        *_, now, before, count = state
-        return (count == 0) | ((now > small) & (now < before) & (count < most))
-
-    size, none = norm(b), jnp.zeros((room, b.size), b.dtype)
+    size, none = norm(b), jnp.zeros((room + 1, b.size), b.dtype)
     small = accuracy * size
-    start = jnp.zeros_like(b), b, none, none, size, jnp.full_like(size, jnp.inf), jnp.zeros((), jnp.int32)
-    return jax.lax.while_loop(unfinished, again, start)[0]
+    start = jnp.zeros_like(b), b, none, none, size, jnp.zeros((), jnp.int32), jnp.full((), _GOING)
+    return jax.lax.while_loop(lambda state: state[-1] != _OVER, again, start)[0]

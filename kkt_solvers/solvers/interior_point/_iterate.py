@@ -76,8 +76,8 @@ def shifted(bounds: Bounds, p: Iterate, step: Iterate) -> Iterate:
     least = jnp.min(where(has, pair, jnp.inf), axis=(1, 2), initial=jnp.inf, keepdims=True)
     slack, z = pair + jnp.maximum(-1.5 * least, 0.0)
     product, of_slack, of_z = jnp.sum(where(has, jnp.stack([slack * z, slack, z]), 0.0), axis=(1, 2))
-    more_slack = jax.lax.clamp(1e-2, 0.5 * product / jnp.maximum(of_z, 1e-10), 1e10)
-    more_z = jax.lax.clamp(1e-2, 0.5 * product / jnp.maximum(of_slack, 1e-10), 1e10)
+    more_slack = jnp.clip(0.5 * product / jnp.maximum(of_z, 1e-10), 1e-2, 1e10)
+    more_z = jnp.clip(0.5 * product / jnp.maximum(of_slack, 1e-10), 1e-2, 1e10)
     return Iterate(y, p.nu + step.nu, where(has, slack + more_slack, 1.0), where(has, z + more_z, 0.0))
 
 
