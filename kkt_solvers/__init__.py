@@ -4,7 +4,8 @@ from kkt_solvers import linear, plot, projections, solvers
 from kkt_solvers._degeneracy import Degeneracy, degeneracy
 from kkt_solvers._qp import solve_qp
 from kkt_solvers._solve import differentiable, solve
-from kkt_solvers.data.objectives import LowRank, Quadratic, Separable
+from kkt_solvers.data.matrices import LowRank
+from kkt_solvers.data.objectives import Quadratic, Separable
 from kkt_solvers.data.problem import Affine, Box, Problem, Sum
 from kkt_solvers.data.solution import Dual, Residuals, Solution, Status
 from kkt_solvers.solvers import (

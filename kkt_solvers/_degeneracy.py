@@ -14,12 +14,12 @@ from kkt_solvers.conditions.multipliers import Point, complete_dual, relative_ma
 from kkt_solvers.conditions.residuals import adjoint
 from kkt_solvers.data.flatten import flatten
 from kkt_solvers.data.objectives import Separable
-from kkt_solvers.data.problem import Affine, FlatProblem, Problem
+from kkt_solvers.data.problem import FlatProblem, Problem
 from kkt_solvers.data.solution import Solution
 from kkt_solvers.numerics import lapack
-from kkt_solvers.numerics.arrays import dense, full_precision, is_precise
+from kkt_solvers.numerics.arrays import full_precision, is_precise
 from kkt_solvers.numerics.pytree import pytree
-from kkt_solvers.systems.elimination import KKTMatrix, dense_hessian, schur, unit_rows
+from kkt_solvers.systems.elimination import KKTMatrix, hessian, schur, unit_rows
 
 
 @pytree()
@@ -73,8 +73,7 @@ def _system(flat: FlatProblem, point: Point) -> jax.Array:
     if isinstance(flat.objective, Separable):
         z = -adjoint(flat, point.equality)
         slope = slope_of_minimiser(flat.objective, z, flat.box.lower, flat.box.upper)
-        return schur(dense(flat.equality.rows(z.size)), slope)
+        return schur(flat.rows.dense(), slope)
     lower, upper = active_bounds(flat, point)
-    free, A = (~(lower | upper)).astype(point.primal.dtype), dense(flat.equality.rows(point.primal.size))
-    equality = Affine(A, jnp.zeros(len(A), A.dtype))
-    return KKTMatrix(dense_hessian(flat, point.primal), equality, 1 - free, free).dense()
+    free = (~(lower | upper)).astype(point.primal.dtype)
+    return KKTMatrix(hessian(flat, point.primal), flat.rows, 1 - free, free).dense()

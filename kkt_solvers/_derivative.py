@@ -29,7 +29,7 @@ from kkt_solvers.conditions.multipliers import Point, bound_multipliers, held_by
 from kkt_solvers.conditions.residuals import adjoint, lagrangian_minimiser
 from kkt_solvers.data.objectives import Separable, hessian_product
 from kkt_solvers.data.problem import FlatProblem, Sum
-from kkt_solvers.numerics.arrays import block_sum, dense, full_precision, spread, where
+from kkt_solvers.numerics.arrays import block_sum, full_precision, spread, where
 from kkt_solvers.numerics.batches import in_any
 from kkt_solvers.systems.elimination import schur, solve_semidefinite
 from kkt_solvers.systems.kkt import KKTSystem, choose
@@ -77,7 +77,7 @@ def _separable_rule(problem: FlatProblem, objective: Separable, point: Point, d_
     slope = slope_of_minimiser(objective, -adjoint(problem, nu), lower, upper)
     _, d_residual = jax.jvp(lambda p: _equality_residual(p, y), (problem,), (d_problem,))
     right = problem.equality.product(t) + d_residual
-    pivot = schur(dense(problem.equality.rows(y.size)), slope)
+    pivot = schur(problem.rows.dense(), slope)
     d_nu = solve_semidefinite(pivot, jnp.ravel(right)).reshape(right.shape)
     _, d_bounds = jax.jvp(lambda p, nu: bound_multipliers(p, y, nu), (problem, nu), (d_problem, d_nu))
     return t - slope * problem.equality.adjoint(d_nu), d_nu, *d_bounds
@@ -92,7 +92,7 @@ def _steep_rule(problem: FlatProblem, objective: Separable, point: Point, d_prob
     y, nu, (lower, upper) = point.primal, point.equality, (problem.box.lower, problem.box.upper)
     equality, z = problem.equality, -adjoint(problem, nu)
     alike = isinstance(equality, Sum) and equality.weights is None
-    a = jnp.ones((), y.dtype) if alike else dense(equality.rows(y.size))[0]
+    a = jnp.ones((), y.dtype) if alike else problem.rows.dense()[0]
     slope = slope_of_minimiser(objective, z, lower, upper)
     pivot = block_sum(slope * a * a)
     info = jnp.finfo(y.dtype)

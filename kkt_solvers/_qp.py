@@ -9,10 +9,13 @@ import numpy as np
 from jax.experimental.sparse import BCOO
 
 from kkt_solvers._solve import solve
+from kkt_solvers.data.matrices import as_matrix
 from kkt_solvers.data.objectives import Quadratic
 from kkt_solvers.data.problem import Affine, Box, Problem
 from kkt_solvers.data.solution import Dual, Solution
-from kkt_solvers.numerics.arrays import Matrix, cast, dense, float_dtype, floating, full_precision, is_concrete, matrix
+from kkt_solvers.numerics.arrays import cast, float_dtype, floating, full_precision, is_concrete, matrix
+
+Entries = jax.Array | BCOO
 
 
 @full_precision
@@ -99,7 +102,7 @@ def solve_qp(
     )
 
 
-def _with_slacks(init: Any, G: Matrix, h: jax.Array) -> Any:
+def _with_slacks(init: Any, G: Entries, h: jax.Array) -> Any:
     """A start for the problem with slack variables."""
     if init is None or h.size == 0:
         return init
@@ -113,7 +116,7 @@ def _with_slacks(init: Any, G: Matrix, h: jax.Array) -> Any:
     return dataclasses.replace(init, primal=y, dual=Dual(jnp.concatenate([dual.equality, multiplier]), lower, upper))
 
 
-def _rows(M: Any, right: Any, q: jax.Array, M_name: str, right_name: str) -> tuple[Matrix, jax.Array]:
+def _rows(M: Any, right: Any, q: jax.Array, M_name: str, right_name: str) -> tuple[Entries, jax.Array]:
     n = q.size
     if (M is None) != (right is None):
         raise ValueError(f"{M_name} and {right_name} go together: pass both or neither")
@@ -134,12 +137,12 @@ def _bound(value: Any, default: float, n: int, name: str) -> jax.Array:
     return jnp.broadcast_to(bound, (n,))
 
 
-def _assembled(blocks: list[tuple[Matrix, int, int]], shape: tuple[int, int], sparse: bool) -> Matrix:
+def _assembled(blocks: list[tuple[Any, int, int]], shape: tuple[int, int], sparse: bool) -> Entries:
     """A matrix from blocks and the row and column where each begins."""
     if not sparse:
         whole = jnp.zeros(shape, blocks[0][0].dtype)
         for block, row, column in blocks:
-            whole = jax.lax.dynamic_update_slice(whole, dense(block), (row, column))
+            whole = jax.lax.dynamic_update_slice(whole, as_matrix(block).dense(), (row, column))
         return whole
     parts = [
         (block if isinstance(block, BCOO) else BCOO.fromdense(block), row, column) for block, row, column in blocks

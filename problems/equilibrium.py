@@ -22,7 +22,7 @@ from kkt_solvers.data.objectives import Smooth
 from kkt_solvers.data.problem import Affine, Box, FlatProblem, Problem
 from kkt_solvers.data.solution import Dual, Status
 from kkt_solvers.numerics import lapack
-from kkt_solvers.numerics.arrays import dense, float_dtype, floating, full_precision
+from kkt_solvers.numerics.arrays import float_dtype, floating, full_precision
 from kkt_solvers.problems import _checks
 from kkt_solvers.solvers import InteriorPoint
 
@@ -73,7 +73,7 @@ class ElementPotentials:
         if not isinstance(objective, Smooth):
             raise TypeError("ElementPotentials solves a ChemicalEquilibrium; InteriorPoint takes other problems")
         first, dual, iterations, claim = InteriorPoint().run(problem, init)
-        energies, formula, zero = objective.args[0], dense(problem.equality.rows(init.size)), jnp.zeros_like(init)
+        energies, formula, zero = objective.args[0], problem.rows.dense(), jnp.zeros_like(init)
 
         def amounts(state: jax.Array) -> jax.Array:
             return jnp.exp(state[:-1] @ formula - energies + state[-1])

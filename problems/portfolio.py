@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers._solve import solve
-from kkt_solvers.data.objectives import LowRank, Quadratic
+from kkt_solvers.data.matrices import LowRank
+from kkt_solvers.data.objectives import Quadratic
 from kkt_solvers.data.problem import Affine, Box, Problem, Sum
 from kkt_solvers.numerics import lapack
 from kkt_solvers.numerics.arrays import cast, float_dtype, floating

@@ -10,7 +10,7 @@ from kkt_solvers.conditions.residuals import adjoint, residuals
 from kkt_solvers.data.flatten import is_valid
 from kkt_solvers.data.objectives import Quadratic
 from kkt_solvers.data.problem import FlatProblem, Operator
-from kkt_solvers.data.sizes import adjoint_terms, natural_sizes, product_terms, row_sizes
+from kkt_solvers.data.sizes import natural_sizes
 from kkt_solvers.data.solution import Dual, Residuals, Status
 from kkt_solvers.numerics.arrays import is_finite, largest, relative, tree_where, where
 from kkt_solvers.numerics.batches import in_any
@@ -27,7 +27,7 @@ def certificate_of_infeasibility(problem: FlatProblem, nu: jax.Array) -> jax.Arr
     `w_i` must vanish, up to rounding. What is left of it there must not outweigh that value for any `y` within a
     thousand times the size of `b`: a `nu` of which one entry is huge proves nothing by its small ones.
     """
-    box, target, rows = problem.box, jnp.ravel(problem.equality.target), row_sizes(problem)
+    box, target, rows = problem.box, jnp.ravel(problem.equality.target), problem.equality.row_sizes()
     w, nu = adjoint(problem, nu), jnp.ravel(nu)
     bound = where(w > 0, box.lower, box.upper)
     finite = jnp.isfinite(bound)
@@ -36,7 +36,7 @@ def certificate_of_infeasibility(problem: FlatProblem, nu: jax.Array) -> jax.Arr
     left = jnp.sum(where(finite, 0.0, jnp.abs(w)))
     # Where an entry of w is zero up to rounding, whatever the scales of rows and columns of A.
     level = jnp.max(jnp.abs(nu) * rows, initial=0) / where(rows > 0, rows, 1.0)
-    size = adjoint_terms(problem.equality, level.reshape(problem.equality.target.shape))
+    size = problem.equality.adjoint_terms(level.reshape(problem.equality.target.shape))
     possible = jnp.all(finite | (jnp.abs(w) <= 1e-2 * _ray_tolerance(nu) * size))
     of_target = jnp.max(relative(where(rows > 0, jnp.abs(target), 0.0), rows), initial=0)
     reach = 1e3 * where(of_target > 0, of_target, natural_sizes(problem)[0])
@@ -55,11 +55,15 @@ def ray_of_descent(problem: FlatProblem, ray: jax.Array) -> jax.Array:
     if not isinstance(objective, Quadratic):
         return jnp.zeros((), bool)
     tol, d = _ray_tolerance(ray), in_box_directions(problem, ray)
-    terms = product_terms(equality, d)
-    unit = largest(terms) if isinstance(equality, Operator) else jnp.maximum(jnp.ravel(terms), row_sizes(problem))
+    terms = equality.terms(d)
+    unit = (
+        largest(terms)
+        if isinstance(equality, Operator)
+        else jnp.maximum(jnp.ravel(terms), problem.equality.row_sizes())
+    )
     on = jnp.all(jnp.abs(jnp.ravel(equality.product(d))) <= tol * unit)
-    slope, bend = objective.q * d, jnp.vdot(d, objective.hessian_product(d))
-    curvature = jnp.sum(jnp.abs(d) * jnp.sqrt(jnp.maximum(objective.diagonal(), 0)))
+    slope, bend = objective.q * d, jnp.vdot(d, objective.matrix.product(d))
+    curvature = jnp.sum(jnp.abs(d) * jnp.sqrt(jnp.maximum(objective.matrix.diagonal_entries(), 0)))
     # The last is false where an entry of d is not a finite number.
     return on & (bend <= tol**1.5 * curvature**2) & (jnp.sum(slope) < -tol * jnp.sum(jnp.abs(slope)))
 

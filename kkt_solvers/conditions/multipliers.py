@@ -21,7 +21,7 @@ from kkt_solvers.data.objectives import Separable, hessian_product
 from kkt_solvers.data.problem import Affine, FlatProblem
 from kkt_solvers.data.sizes import natural_sizes
 from kkt_solvers.data.solution import Dual
-from kkt_solvers.numerics.arrays import dense, largest, relative, where
+from kkt_solvers.numerics.arrays import largest, relative, where
 from kkt_solvers.systems.elimination import solve_semidefinite
 
 
@@ -123,7 +123,7 @@ def recover_equality(problem: FlatProblem, y: jax.Array) -> Any:
     # Where no coordinate is free the multiplier is not unique; the least-squares one of all will do.
     weight = where(jnp.any(weight > 0), weight, usable.astype(y.dtype))
     gradient = where(usable, gradient, 0.0)
-    rows = dense(problem.equality.rows(y.size))
+    rows = problem.rows.dense()
     nu = solve_semidefinite((rows * weight) @ rows.T, -(rows * weight) @ gradient)
     return nu.reshape(problem.equality.target.shape)
 

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers.conditions.elementwise import minimise_elementwise
-from kkt_solvers.data.objectives import Objective, Quadratic, Separable, Smooth, SymmetricMap
+from kkt_solvers.data.matrices import Diagonal, Zero
+from kkt_solvers.data.objectives import Objective, Quadratic, Separable, Smooth
 from kkt_solvers.data.problem import Box, FlatProblem, Sum
-from kkt_solvers.data.sizes import natural_sizes, product_terms, row_sizes
+from kkt_solvers.data.sizes import natural_sizes
 from kkt_solvers.data.solution import Dual, Residuals
 from kkt_solvers.numerics.arrays import (
     block_sum,
@@ -72,11 +73,10 @@ def gradient_and_terms(objective: Objective, y: jax.Array, box: Box) -> tuple[ja
     infinite `H y` would be as large as one likes.
     """
     if isinstance(objective, Quadratic):
-        curved, matrix = objective.hessian_product(y), objective.P
-        if matrix is None or matrix.ndim == 1:
+        curved, P = objective.matrix.product(y), objective.matrix
+        if isinstance(P, (Zero, Diagonal)):
             return curved + objective.q, (curved, objective.q)
-        own = matrix @ (signs(y) * y) if isinstance(matrix, SymmetricMap) else objective.diagonal() * y
-        own = where(jnp.any(objective.q != 0), 0.0, _rounding(y.dtype) * own)
+        own = where(jnp.any(objective.q != 0), 0.0, _rounding(y.dtype) * P.diagonal_terms(y))
         return curved + objective.q, (curved, objective.q, own)
     if isinstance(objective, Smooth):
         room = jnp.maximum(jnp.minimum(jnp.minimum(y - box.lower, box.upper - y), jnp.abs(y)), 0)
@@ -120,11 +120,11 @@ def equality_residual(
     A row whose `y` is tiny beside the others is met only up to the rounding of those; and no row better than a
     relative change `eps` of the data, which moves `y` by `eps moved`, allows.
     """
-    terms = jnp.ravel(jnp.maximum(product_terms(problem.equality, y), jnp.abs(problem.equality.target)))
-    unit = jnp.maximum(terms, _rounding(y.dtype) * of_y * row_sizes(problem))
+    terms = jnp.ravel(jnp.maximum(problem.equality.terms(y), jnp.abs(problem.equality.target)))
+    unit = jnp.maximum(terms, _rounding(y.dtype) * of_y * problem.equality.row_sizes())
     if moved is not None:
         ulp = float(jnp.finfo(y.dtype).eps) / default_tolerance(y.dtype)
-        unit = jnp.maximum(unit, ulp * jnp.ravel(product_terms(problem.equality, moved)))
+        unit = jnp.maximum(unit, ulp * jnp.ravel(problem.equality.terms(moved)))
     return jnp.max(relative(jnp.abs(jnp.ravel(rest)), unit), initial=0)
 
 
@@ -136,14 +136,14 @@ def _steep_residuals(problem: FlatProblem, y: jax.Array, nu: jax.Array) -> Resid
     # terms, which is finite only if every entry is in it.
     clean = (y == lagrangian_minimiser(problem, nu)) & (y >= box.lower) & (y <= box.upper)
     checked = where(clean, y, jnp.inf)
-    terms = product_terms(problem.equality, checked)
+    terms = problem.equality.terms(checked)
     told = terms if isinstance(problem.equality, Sum) else block_sum(checked)
 
     def measured() -> tuple[jax.Array, jax.Array, jax.Array]:
         of_y = largest(y)
         outside = jnp.maximum(jnp.maximum(box.lower - y, y - box.upper), 0)
         off = largest(y - lagrangian_minimiser(problem, nu))
-        return relative(off, of_y), relative(largest(outside), of_y), product_terms(problem.equality, y)
+        return relative(off, of_y), relative(largest(outside), of_y), problem.equality.terms(y)
 
     unclear = ~jnp.all(jnp.isfinite(told))
     off, outside, terms = jax.lax.cond(in_any(unclear), measured, lambda: (zero, zero, terms))

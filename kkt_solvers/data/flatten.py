@@ -11,7 +11,8 @@ import numpy as np
 from jax.experimental.sparse import BCOO
 from jax.flatten_util import ravel_pytree
 
-from kkt_solvers.data.objectives import Quadratic, Separable, Smooth, SymmetricMap
+from kkt_solvers.data.matrices import Map
+from kkt_solvers.data.objectives import Quadratic, Separable, Smooth
 from kkt_solvers.data.problem import Affine, Box, Equality, FlatProblem, Operator, Problem, Sum
 from kkt_solvers.data.sizes import natural_sizes, unit_of_data
 from kkt_solvers.data.solution import Dual, Solution
@@ -97,7 +98,7 @@ def _shape_of_y(problem: Problem) -> tuple[int, ...]:
     told: dict[str, tuple[int, ...]] = {}
     if isinstance(objective, Quadratic):
         told["q"] = objective.q.shape
-        if objective.P is not None and not isinstance(objective.P, SymmetricMap):
+        if objective.P is not None and not isinstance(objective.P, Map):
             told["P"] = objective.P.shape[-1:]
     if isinstance(objective, Separable):
         told |= {"theta": _broadcast(*(leaf.shape for leaf in jax.tree.leaves(objective.theta))) or ()}
@@ -178,7 +179,7 @@ def hoisted(problem: Problem, init: Any) -> Problem:
         if moved != functions:
             changes["objective"] = Separable(**moved, theta=objective.theta)
     elif isinstance(objective, Quadratic):
-        if isinstance(objective.P, SymmetricMap):
+        if isinstance(objective.P, Map):
             product = hoist(objective.P.function, jax.ShapeDtypeStruct(objective.q.shape, jax.tree.leaves(y)[0].dtype))
             if product is not objective.P.function:
                 changes["objective"] = Quadratic(product, objective.q)
@@ -198,7 +199,7 @@ def _flat_objective(problem: Problem, y: Any, n: int, unravel: Any) -> Any:
         P, q = cast((objective.P, objective.q), dtype)
         if q.shape != (n,):
             raise ValueError(f"q must have shape ({n},) like y, got {q.shape}; batches go through jax.vmap(solve)")
-        if isinstance(P, SymmetricMap):
+        if isinstance(P, Map):
             shape = jax.eval_shape(P.function, q).shape
             if shape != (n,):
                 raise ValueError(f"P, a function, must return P v, of shape ({n},) like v; it returned {shape}")

@@ -13,9 +13,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from kkt_solvers.data.flatten import flatten, structure_of_y
-from kkt_solvers.data.objectives import Quadratic, SymmetricMap
+from kkt_solvers.data.matrices import Map
+from kkt_solvers.data.objectives import Quadratic
 from kkt_solvers.data.problem import Equality, FlatProblem, Problem
-from kkt_solvers.data.sizes import product_terms
 from kkt_solvers.numerics.arrays import cast, is_concrete, is_finite, largest, signs
 
 _NOT_AFFINE = (
@@ -39,7 +39,7 @@ def _given(problem: Problem) -> tuple[Any, Any]:
     """The equality and `P`, each where it is a function, else `None`."""
     equality, objective = problem.equality, problem.objective
     P = objective.P if isinstance(objective, Quadratic) else None
-    return None if isinstance(equality, Equality) else equality, P.function if isinstance(P, SymmetricMap) else None
+    return None if isinstance(equality, Equality) else equality, P.function if isinstance(P, Map) else None
 
 
 def _affine(problem: Problem, init: Any, flat: FlatProblem, *points: jax.Array) -> jax.Array:
@@ -53,7 +53,7 @@ def _affine(problem: Problem, init: Any, flat: FlatProblem, *points: jax.Array) 
 
     def agrees(y: jax.Array) -> jax.Array:
         value, expected = ravel_pytree(equality(unravel(y), *args))[0], jnp.ravel(flat.equality.product(y)) - target
-        size = largest(jnp.maximum(jnp.ravel(product_terms(flat.equality, y)), jnp.abs(target)))
+        size = largest(jnp.maximum(jnp.ravel(flat.equality.terms(y)), jnp.abs(target)))
         off = largest(value - expected) > float(jnp.finfo(dtype).eps) ** 0.5 * size
         return ~off | ~is_finite(y)
 

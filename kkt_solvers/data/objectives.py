@@ -2,73 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.sparse import BCOO
 
-from kkt_solvers.numerics.arrays import (
-    Matrix,
-    diagonal_matrix,
-    diagonal_of,
-    floating,
-    floating_tree,
-    largest_entries,
-    matrix,
-    scaled_matrix,
-    where,
-)
+from kkt_solvers.data.matrices import Diagonal, Map, Matrix, Zero, as_matrix
+from kkt_solvers.numerics.arrays import floating, floating_tree, matrix, where
 from kkt_solvers.numerics.hoist import elementwise_derivative
 from kkt_solvers.numerics.pytree import pytree
-
-
-@pytree()
-@dataclass(frozen=True, eq=False)
-class LowRank:
-    """The matrix `P = diag(diagonal) + factor factor'`, never formed: a factor model's covariance.
-
-    Arguments:
-        diagonal: shape `(n,)`, nonnegative.
-        factor: shape `(n, r)`, with r much less than n.
-
-    >>> import kkt_solvers as kkt
-    >>> kkt.LowRank([1.0, 1.0], [[1.0], [2.0]]) @ jax.numpy.ones(2)
-    Array([4., 7.], dtype=float32)
-    """
-
-    diagonal: jax.Array
-    factor: jax.Array
-
-    def __init__(self, diagonal: Any, factor: Any):
-        object.__setattr__(self, "diagonal", floating(diagonal, "diagonal"))
-        object.__setattr__(self, "factor", floating(factor, "factor"))
-
-    def __matmul__(self, y: jax.Array) -> jax.Array:
-        return self.diagonal * y + self.factor @ (self.factor.T @ y)
-
-    def dense(self) -> jax.Array:
-        return diagonal_matrix(self.diagonal) + self.factor @ self.factor.T
-
-    @property
-    def ndim(self) -> int:
-        return 2
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (*self.diagonal.shape, *self.factor.shape[:-1])
-
-
-@pytree(callables=("function",))
-@dataclass(frozen=True, eq=False)
-class SymmetricMap:
-    """The matrix `P` of which only the product `function(v) = P v` is known. Internal."""
-
-    function: Callable[[jax.Array], jax.Array]
-    ndim = 2
-
-    def __matmul__(self, y: jax.Array) -> jax.Array:
-        return self.function(y)
 
 
 @pytree()
@@ -89,38 +31,27 @@ class Quadratic:
     Array(2., dtype=float32)
     """
 
-    P: Matrix | LowRank | SymmetricMap | None
+    P: Any
     q: jax.Array
 
     def __init__(self, P: Any, q: Any):
         if callable(P):
-            P = SymmetricMap(cast("Callable[[jax.Array], jax.Array]", P))
-        elif P is not None and not isinstance(P, (LowRank, SymmetricMap)):
+            P = Map(P)
+        elif P is not None and not isinstance(P, Matrix):
             P = matrix(P, "P")
         object.__setattr__(self, "P", P)
         object.__setattr__(self, "q", floating(q, "q"))
 
     def __call__(self, y: jax.Array) -> jax.Array:
-        return jnp.vdot(y, 0.5 * self.hessian_product(y) + self.q)
+        return jnp.vdot(y, 0.5 * self.matrix.product(y) + self.q)
 
     def gradient(self, y: jax.Array) -> jax.Array:
-        return self.hessian_product(y) + self.q
+        return self.matrix.product(y) + self.q
 
-    def hessian_product(self, y: jax.Array) -> jax.Array:
-        if self.P is None:
-            return jnp.zeros_like(y)
-        if isinstance(self.P, jax.Array) and self.P.ndim == 1:
-            return self.P * y
-        return self.P @ y
-
-    def diagonal(self) -> jax.Array:
-        """The diagonal of `P`; of a function the mean of it, estimated from one vector of random signs."""
-        if self.P is None:
-            return jnp.zeros_like(self.q)
-        if isinstance(self.P, SymmetricMap):
-            signs = jax.random.rademacher(jax.random.key(0), self.q.shape, self.q.dtype)
-            return jnp.full_like(self.q, jnp.vdot(signs, self.P @ signs) / max(self.q.size, 1))
-        return diagonal(self.P)
+    @property
+    def matrix(self) -> Matrix:
+        """`P`, as one of the classes of `matrices`."""
+        return as_matrix(self.P, self.q)
 
 
 @pytree(callables=("phi", "minimiser", "complement", "log_slope"))
@@ -205,12 +136,12 @@ Objective = Quadratic | Separable | Smooth
 
 
 def is_linear(objective: Objective) -> bool:
-    return isinstance(objective, Quadratic) and objective.P is None
+    return isinstance(objective, Quadratic) and isinstance(objective.matrix, Zero)
 
 
 def hessian_product(objective: Objective, y: jax.Array, v: jax.Array) -> jax.Array:
     if isinstance(objective, Quadratic):
-        return objective.hessian_product(v)
+        return objective.matrix.product(v)
     return jax.jvp(objective.gradient, (y,), (v,))[1]
 
 
@@ -228,8 +159,8 @@ def as_separable(objective: Objective) -> Separable | None:
     """The objective as a sum over the coordinates, where its type says that it is one."""
     if isinstance(objective, Separable):
         return objective
-    P = objective.P if isinstance(objective, Quadratic) else None
-    if isinstance(objective, Quadratic) and isinstance(P, jax.Array) and P.ndim == 1:
+    if isinstance(objective, Quadratic) and isinstance(objective.matrix, Diagonal):
+        P = objective.matrix.entries
         # A flat coordinate has a minimiser all the same, with a curvature that is nothing beside the others.
         size, slope = jnp.max(P, initial=0), jnp.max(jnp.abs(objective.q), initial=0)
         size = where(size > 0, size, slope)
@@ -237,34 +168,3 @@ def as_separable(objective: Objective) -> Separable | None:
         curvature = where(P < 0, P, jnp.maximum(P, least))
         return Separable(_diagonal_phi, (curvature, objective.q), _diagonal_minimiser)
     return None
-
-
-def diagonal(P: Any) -> jax.Array:
-    """The diagonal of a matrix: dense, a vector (which it is), sparse or `LowRank`."""
-    if isinstance(P, LowRank):
-        return P.diagonal + jnp.sum(P.factor * P.factor, axis=1)
-    if isinstance(P, BCOO):
-        row, column = P.indices.T
-        return jnp.zeros(P.shape[0], P.dtype).at[row].add(where(row == column, P.data, 0))
-    return P if P.ndim == 1 else diagonal_of(P)
-
-
-def column_sizes(P: Any, d: jax.Array) -> jax.Array:
-    """The largest absolute entry of each column of `diag(d) P diag(d)`, or a bound of it."""
-    if P is None or isinstance(P, SymmetricMap):  # whose entries are not to be seen
-        return jnp.zeros_like(d)
-    if isinstance(P, LowRank):  # positive semidefinite: |P_ij|^2 <= P_ii P_jj
-        root = d * jnp.sqrt(jnp.abs(P.diagonal) + jnp.sum(P.factor**2, axis=1))
-        return root * jnp.max(root, initial=0)
-    return jnp.abs(P) * d * d if P.ndim == 1 else d * largest_entries(P, 0, d)
-
-
-def scaled_hessian(P: Any, d: jax.Array, c: jax.Array) -> Any:
-    """`c diag(d) P diag(d)`, of the same structure as `P`."""
-    if P is None:
-        return None
-    if isinstance(P, LowRank):
-        return LowRank(c * d * d * P.diagonal, jnp.sqrt(c) * d[:, None] * P.factor)
-    if isinstance(P, SymmetricMap):
-        return SymmetricMap(lambda v: c * d * (P @ (d * v)))
-    return c * d * d * P if P.ndim == 1 else scaled_matrix(c * d, P, d)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from kkt_solvers.data.matrices import Matrix, as_matrix
 from kkt_solvers.data.objectives import Objective
-from kkt_solvers.numerics.arrays import Matrix, block_sum, floating, floating_tree, matrix
+from kkt_solvers.numerics.arrays import block_sum, floating, floating_tree, largest, matrix, signs
 from kkt_solvers.numerics.pytree import pytree
 
 
@@ -28,13 +29,13 @@ class Affine:
     for which `PrimalDual` is the solver and `MatrixFreeKKT` the linear system of the derivative.
     """
 
-    A: Matrix
+    A: Any
     b: jax.Array
 
     def __init__(self, A: Any, b: Any):
         if callable(A):
             raise TypeError("A must be a matrix; for a linear function pass equality=lambda y: A(y) - b instead")
-        object.__setattr__(self, "A", matrix(A, "A"))
+        object.__setattr__(self, "A", A if isinstance(A, Matrix) else matrix(A, "A"))
         object.__setattr__(self, "b", floating(b, "b"))
 
     @property
@@ -42,14 +43,24 @@ class Affine:
         return self.b
 
     def product(self, y: jax.Array) -> jax.Array:
-        return self.A @ y
+        return as_matrix(self.A).product(y)
 
     def adjoint(self, nu: jax.Array) -> jax.Array:
-        # Of a dense A: XLA writes out a transpose.
-        return nu @ self.A if isinstance(self.A, jax.Array) else self.A.transpose() @ nu
+        return as_matrix(self.A).adjoint(nu)
 
-    def rows(self, n: int) -> Matrix:
+    def rows(self, n: int) -> Any:
         return self.A
+
+    def terms(self, y: jax.Array) -> jax.Array:
+        """`|A| |y|`."""
+        return as_matrix(self.A).absolute().product(jnp.abs(y))
+
+    def adjoint_terms(self, nu: jax.Array) -> jax.Array:
+        return as_matrix(self.A).absolute().adjoint(jnp.abs(nu))
+
+    def row_sizes(self) -> jax.Array:
+        """The largest absolute entry of each row."""
+        return as_matrix(self.A).largest(1)
 
 
 @pytree()
@@ -82,6 +93,18 @@ class Sum:
     def rows(self, n: int) -> jax.Array:
         return jnp.ones((1, n), self.total.dtype) if self.weights is None else self.weights[None, :]
 
+    def _absolute(self) -> "Sum":
+        return self if self.weights is None else Sum(self.total, jnp.abs(self.weights))
+
+    def terms(self, y: jax.Array) -> jax.Array:
+        return self._absolute().product(jnp.abs(y))
+
+    def adjoint_terms(self, nu: jax.Array) -> jax.Array:
+        return self._absolute().adjoint(jnp.abs(nu))
+
+    def row_sizes(self) -> jax.Array:
+        return jnp.ones(1, self.total.dtype) if self.weights is None else largest(self.weights)[None]
+
 
 Equality = Affine | Sum
 
@@ -110,6 +133,17 @@ class Operator:
     def rows(self, n: int) -> jax.Array:
         """The matrix all the same, for methods that cannot do without."""
         return jax.jacfwd(self.residual)(jnp.zeros(n, self.target.dtype))
+
+    def terms(self, y: jax.Array) -> jax.Array:
+        """`|A S y|`, which is no larger than `|A| |y|`, with a diagonal `S` of signs."""
+        return jnp.abs(self.product(signs(y) * y))
+
+    def adjoint_terms(self, nu: jax.Array) -> jax.Array:
+        return jnp.abs(self.adjoint(signs(nu) * nu))
+
+    def row_sizes(self) -> jax.Array:
+        """Ones: the entries are not to be seen."""
+        return jnp.ones(self.target.size, self.target.dtype)
 
 
 @pytree()
@@ -202,6 +236,11 @@ class FlatProblem:
     equality: Equality | Operator
     box: Box
     natural: Any = None
+
+    @property
+    def rows(self) -> Matrix:
+        """The matrix of the equality, by structure."""
+        return as_matrix(self.equality.rows(self.box.lower.size))
 
 
 def _number(leaf: Any) -> Any:

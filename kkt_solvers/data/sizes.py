@@ -1,40 +1,11 @@
 """Sizes of what a problem is made of, from its data alone: what residuals are measured beside."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers.data.objectives import Quadratic
-from kkt_solvers.data.problem import FlatProblem, Operator, Sum
-from kkt_solvers.numerics.arrays import largest, largest_entries, relative, signs, where
-
-
-def _absolute(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.abs(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
-
-
-def product_terms(equality: Any, y: jax.Array) -> jax.Array:
-    """`|A| |y|`; for an operator `|A S y|`, which is no larger, with a diagonal `S` of signs."""
-    if isinstance(equality, Operator):
-        return jnp.abs(equality.product(signs(y) * y))
-    return _absolute(equality).product(jnp.abs(y))
-
-
-def adjoint_terms(equality: Any, nu: jax.Array) -> jax.Array:
-    """The same for `A'`."""
-    if isinstance(equality, Operator):
-        return jnp.abs(equality.adjoint(signs(nu) * nu))
-    return _absolute(equality).adjoint(jnp.abs(nu))
-
-
-def row_sizes(problem: FlatProblem) -> jax.Array:
-    """The largest absolute entry of each row of `A`; ones for an operator."""
-    if isinstance(problem.equality, Operator):
-        return jnp.ones(problem.equality.target.size, problem.equality.target.dtype)
-    if isinstance(problem.equality, Sum) and problem.equality.weights is None:  # or XLA folds a long constant
-        return jnp.ones(1, problem.equality.total.dtype)
-    return largest_entries(problem.equality.rows(problem.box.lower.size), axis=1)
+from kkt_solvers.data.objectives import Quadratic, is_linear
+from kkt_solvers.data.problem import FlatProblem, Operator
+from kkt_solvers.numerics.arrays import largest, relative, where
 
 
 def _inverse(size: jax.Array) -> jax.Array:
@@ -47,7 +18,7 @@ def sizes_of_data(problem: FlatProblem) -> tuple[jax.Array, jax.Array]:
     """The inverse of the nearest bound of each coordinate that is not zero, zero where there is none; and the least
     size of `y` that can meet each row of the equality, zero where `b = 0`."""
     box, target = problem.box, jnp.ravel(problem.equality.target)
-    terms = jnp.ravel(product_terms(problem.equality, jnp.ones_like(box.lower)))
+    terms = jnp.ravel(problem.equality.terms(jnp.ones_like(box.lower)))
     rows = relative(where(terms > 0, jnp.abs(target), 0.0), terms)
     return jnp.maximum(_inverse(box.lower), _inverse(box.upper)), rows
 
@@ -65,14 +36,14 @@ def natural_sizes(problem: FlatProblem) -> tuple[jax.Array, jax.Array]:
     objective, equality = problem.objective, problem.equality
     nearest, rows = sizes_of_data(problem)
     by_rows, closest = jnp.max(rows, initial=0), jnp.max(nearest)
-    if isinstance(objective, Quadratic) and objective.P is not None:
-        closest = jnp.maximum(closest, largest(objective.diagonal()) * _inverse(largest(objective.q)))
+    if isinstance(objective, Quadratic) and not is_linear(objective):
+        closest = jnp.maximum(closest, largest(objective.matrix.diagonal_entries()) * _inverse(largest(objective.q)))
     size = where(by_rows > 0, by_rows, where(closest > 0, 1 / closest, 1.0))
     if not isinstance(equality, Operator) and equality.target.size:
         # A right-hand side that is rounding beside the others is none.
         kept = rows > float(jnp.finfo(rows.dtype).eps) ** 0.5 * by_rows
         target = where(kept, jnp.ravel(equality.target), 0.0)
-        nearest = where(nearest > 0, nearest, largest_entries(equality.rows(nearest.size), 0, _inverse(target)))
+        nearest = where(nearest > 0, nearest, problem.rows.largest(0, _inverse(target)))
     return size, _inverse(nearest)
 
 

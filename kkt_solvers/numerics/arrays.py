@@ -12,9 +12,6 @@ import numpy as np
 import scipy.sparse
 from jax.experimental.sparse import BCOO
 
-# What may stand where a matrix is expected.
-Matrix = jax.Array | BCOO
-
 # A decorator. Unless told otherwise a GPU rounds the factors of a product of float32 matrices to eleven bits: with that
 # no residual gets below 1e-4. What JAX calls later needs a decorator of its own: rules of derivatives and of batches.
 full_precision = jax.default_matmul_precision("highest")
@@ -55,7 +52,7 @@ def floating_tree(tree: Any, name: str) -> Any:
     return jax.tree.map(lambda leaf: floating(leaf, name), tree)
 
 
-def matrix(value: Any, name: str) -> Matrix:
+def matrix(value: Any, name: str) -> jax.Array | BCOO:
     """A dense array or a `BCOO` matrix; scipy.sparse matrices become `BCOO`."""
     if scipy.sparse.issparse(value):
         value = value.tocoo()
@@ -67,29 +64,6 @@ def matrix(value: Any, name: str) -> Matrix:
     return floating(value, name)
 
 
-def dense(value: Matrix) -> jax.Array:
-    return value.todense() if isinstance(value, BCOO) else value
-
-
-def largest_entries(value: Matrix, axis: int, weights: jax.Array | None = None) -> jax.Array:
-    """The largest absolute entry of each column (`axis=0`) or row (`axis=1`), entries along it times `weights`."""
-    if isinstance(value, BCOO):
-        zeros, at = jnp.zeros(value.shape[1 - axis], value.dtype), value.indices
-        sizes = jnp.abs(value.data) if weights is None else jnp.abs(value.data) * weights[at[:, axis]]
-        return zeros.at[at[:, 1 - axis]].max(sizes)
-    sizes = jnp.abs(value)
-    if weights is not None:
-        sizes = sizes * jnp.expand_dims(weights, 1 - axis)
-    return jnp.max(sizes, axis=axis, initial=0)
-
-
-def entry_sums(value: Matrix, axis: int) -> jax.Array:
-    """The sum of absolute entries of each column (`axis` 0) or row (`axis` 1)."""
-    if isinstance(value, BCOO):
-        return jnp.zeros(value.shape[1 - axis], value.dtype).at[value.indices[:, 1 - axis]].add(jnp.abs(value.data))
-    return jnp.sum(jnp.abs(value), axis=axis)
-
-
 def diagonal_of(M: jax.Array) -> jax.Array:
     """The diagonal of a square matrix: every `n + 1`-th entry, which is a smaller program than `jnp.diag`."""
     return jnp.ravel(M)[:: len(M) + 1]
@@ -99,14 +73,6 @@ def diagonal_matrix(d: jax.Array) -> jax.Array:
     shape = d.size, d.size
     on = jax.lax.broadcasted_iota(jnp.int32, shape, 0) == jax.lax.broadcasted_iota(jnp.int32, shape, 1)
     return where(on, d, 0.0)
-
-
-def scaled_matrix(rows: jax.Array, value: Matrix, columns: jax.Array) -> Matrix:
-    """`diag(rows) value diag(columns)`."""
-    if isinstance(value, BCOO):
-        i, j = value.indices.T
-        return BCOO((rows[i] * value.data * columns[j], value.indices), shape=value.shape)
-    return rows[:, None] * value * columns
 
 
 def float_dtype(*trees: Any) -> jnp.dtype:

@@ -1,11 +1,7 @@
 """Solvers: small frozen dataclasses of settings with one method, `run`."""
 
-from typing import Any
-
-import jax
-from jax.experimental.sparse import BCOO
-
-from kkt_solvers.data.objectives import Quadratic, Separable, SymmetricMap, as_separable
+from kkt_solvers.data.matrices import Map, Matrix
+from kkt_solvers.data.objectives import Quadratic, Separable, as_separable
 from kkt_solvers.data.problem import FlatProblem, Operator
 from kkt_solvers.solvers._adapters import Jaxopt, Scipy
 from kkt_solvers.solvers._base import Solver
@@ -41,16 +37,15 @@ def default_solver(problem: FlatProblem) -> Solver:
         return DualBisection()
     if isinstance(problem.objective, Separable):
         return DualNewton()
-    if isinstance(problem.objective, Quadratic) and _is_large(problem, problem.objective.P):
+    if isinstance(problem.objective, Quadratic) and _is_large(problem, problem.objective.matrix):
         return PrimalDual()
     return InteriorPoint()
 
 
-def _is_large(problem: FlatProblem, P: Any) -> bool:
+def _is_large(problem: FlatProblem, P: Matrix) -> bool:
     """Whether a factorisation would take minutes, or the matrix of the equality is not even there."""
-    if isinstance(problem.equality, Operator) or isinstance(P, SymmetricMap):
+    if isinstance(problem.equality, Operator) or isinstance(P, Map):
         return True
-    entries = 0
-    for matrix in (P, problem.equality.rows(problem.box.lower.size)):
-        entries += matrix.nse if isinstance(matrix, BCOO) else matrix.size if isinstance(matrix, jax.Array) else 0
-    return entries > (_SPARSE_UP_TO if isinstance(choose(problem), SparseKKT) else _DENSE_UP_TO)
+    return P.stored() + problem.rows.stored() > (
+        _SPARSE_UP_TO if isinstance(choose(problem), SparseKKT) else _DENSE_UP_TO
+    )

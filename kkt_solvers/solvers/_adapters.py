@@ -13,7 +13,6 @@ from kkt_solvers.conditions.residuals import default_tolerance, residuals
 from kkt_solvers.data.objectives import Quadratic
 from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.data.solution import Dual, Status
-from kkt_solvers.numerics.arrays import dense
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers.interior_point import polished
 
@@ -152,7 +151,7 @@ class Scipy(Solver):
     def run(self, problem: FlatProblem, init: jax.Array, dual: Dual | None = None) -> Result:
         objective, (lower, upper) = problem.objective, (problem.box.lower, problem.box.upper)
         tol = default_tolerance(init.dtype) if self.tol is None else self.tol
-        A, b = dense(problem.equality.rows(init.size)), jnp.ravel(problem.equality.target)
+        A, b = problem.rows.dense(), jnp.ravel(problem.equality.target)
         linear = isinstance(objective, Quadratic) and objective.P is None
         like = jax.ShapeDtypeStruct(init.shape, init.dtype)
         out = like, jax.ShapeDtypeStruct(b.shape, b.dtype), like, like, jax.ShapeDtypeStruct((), jnp.int32)

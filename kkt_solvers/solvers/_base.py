@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from kkt_solvers.data.objectives import Separable, as_separable
 from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.data.solution import Dual
-from kkt_solvers.numerics.arrays import dense
 
 
 class Solver(abc.ABC):
@@ -70,4 +69,4 @@ def single_row(problem: FlatProblem, solver: str) -> tuple[jax.Array | None, jax
         )
     if equality.target.size == 0:
         return None, None
-    return dense(equality.rows(problem.box.lower.size))[0], jnp.reshape(equality.target, ())
+    return problem.rows.dense()[0], jnp.reshape(equality.target, ())

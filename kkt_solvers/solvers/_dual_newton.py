@@ -12,10 +12,9 @@ from kkt_solvers.conditions.residuals import default_tolerance
 from kkt_solvers.data.flatten import middle_of_box
 from kkt_solvers.data.objectives import Separable
 from kkt_solvers.data.problem import FlatProblem
-from kkt_solvers.data.sizes import row_sizes
 from kkt_solvers.data.solution import Dual, Status
 from kkt_solvers.numerics import lapack
-from kkt_solvers.numerics.arrays import dense, diagonal_of, largest, relative, tree_where
+from kkt_solvers.numerics.arrays import diagonal_of, largest, relative, tree_where
 from kkt_solvers.numerics.progress import report
 from kkt_solvers.solvers._base import Solver, separable
 from kkt_solvers.systems.elimination import schur, solve_semidefinite
@@ -92,9 +91,9 @@ def dual_newton(
     if equality.target.size == 0:
         y = minimise_elementwise(objective, jnp.zeros_like(lower), lower, upper)
         return y, equality.target, jnp.zeros((), jnp.int32), jnp.asarray(Status.SOLVED)
-    size = row_sizes(problem)
+    size = problem.equality.row_sizes()
     scale = 2.0 ** -jnp.round(jnp.log2(jnp.where(size > 0, size, 1.0)))  # exact
-    A = dense(equality.rows(lower.size)) * scale[:, None]
+    A = problem.rows.dense() * scale[:, None]
     sizes, target = jnp.abs(A), scale * jnp.ravel(equality.target)
     rounding = 4 * eps
 

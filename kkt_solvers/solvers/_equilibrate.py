@@ -4,13 +4,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.sparse import BCOO
 
 from kkt_solvers.conditions.residuals import gradient_and_terms
-from kkt_solvers.data.objectives import Quadratic, Smooth, column_sizes, scaled_hessian
+from kkt_solvers.data.matrices import Sparse, Zero
+from kkt_solvers.data.objectives import Quadratic, Smooth
 from kkt_solvers.data.problem import Affine, Box, FlatProblem
 from kkt_solvers.data.sizes import unit_of_data
-from kkt_solvers.numerics.arrays import dense, largest, largest_entries, scaled_matrix, tree_where, where
+from kkt_solvers.numerics.arrays import largest, tree_where, where
 
 _ROUNDS = 10
 
@@ -32,15 +32,14 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, sparse: bool) -> tupl
     become dense unless `sparse`.
     """
     objective = problem.objective
-    A = problem.equality.rows(init.size)
-    P = objective.P if isinstance(objective, Quadratic) else None
+    A, quadratic = problem.rows, isinstance(objective, Quadratic)
+    P = objective.matrix if isinstance(objective, Quadratic) else Zero(init)
     if not sparse:
-        A, P = dense(A), dense(P) if isinstance(P, BCOO) else P
-    quadratic = isinstance(objective, Quadratic)
+        A, P = A.densified(), P.densified() if isinstance(P, Sparse) else P
 
     def sizes(d: jax.Array, e: jax.Array) -> tuple[jax.Array, jax.Array]:
-        columns = jnp.maximum(d * largest_entries(A, 0, e), column_sizes(P, d))
-        size = e * largest_entries(A, 1, d)
+        columns = jnp.maximum(d * A.largest(0, e), P.column_sizes(d))
+        size = e * A.largest(1, d)
         columns = columns if quadratic else jnp.ones_like(columns)
         return where(columns > 0, columns, 1.0), where(size > 0, size, 1.0)
 
@@ -58,14 +57,14 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, sparse: bool) -> tupl
     if isinstance(objective, Quadratic):
         # Variables of the size of the right-hand side: a proximal term counts in that unit. Where that is small, they
         # may be as large as the unconstrained minimiser, but no larger than one, which needs no other unit.
-        curvature, slope = largest(column_sizes(P, d)), largest(d * objective.q)
+        curvature, slope = largest(P.column_sizes(d)), largest(d * objective.q)
         free = where(curvature > 0, slope / where(curvature > 0, curvature, 1.0), 1.0)
         unit = jnp.maximum(largest(e * target), jnp.clip(free, 0.0, 1.0))
         unit = where(unit > 0, unit, 1.0)
         d, e = unit * d, e / unit
-        size = largest(d * objective.q, column_sizes(P, d))
+        size = largest(d * objective.q, P.column_sizes(d))
         c = 1 / where(size > 0, size, 1.0)
-        scaled = Quadratic(scaled_hessian(P, d, c), c * d * objective.q)
+        scaled = Quadratic(P.congruent(d, c), c * d * objective.q)
     elif isinstance(objective, Smooth):
         unit = jnp.exp2(jnp.round(jnp.log2(unit_of_data(problem))))  # a power of two
         d, e = unit * d, e / unit
@@ -77,7 +76,7 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, sparse: bool) -> tupl
         c = jnp.exp2(-jnp.round(jnp.log2(where((size > 0) & jnp.isfinite(size), size, 1.0))))
         scaled = Smooth(_scaled_function, (c, unit, objective), _same)
     box = Box(problem.box.lower / d, problem.box.upper / d)
-    return FlatProblem(scaled, Affine(scaled_matrix(e, A, d), e * target), box), Scales(d, e, c)
+    return FlatProblem(scaled, Affine(A.scaled(e, d), e * target), box), Scales(d, e, c)
 
 
 def _scaled_function(v: jax.Array, c: jax.Array, unit: jax.Array, objective: Smooth) -> jax.Array:

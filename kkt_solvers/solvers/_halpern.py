@@ -5,12 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.sparse import BCOO
 
-from kkt_solvers.data.objectives import LowRank, Quadratic, SymmetricMap
+from kkt_solvers.data.objectives import Quadratic
 from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.data.solution import Status
-from kkt_solvers.numerics.arrays import entry_sums, tree_where
+from kkt_solvers.numerics.arrays import tree_where
 
 _CHECK_EVERY = 64
 _SUFFICIENT, _NECESSARY, _ARTIFICIAL = 0.2, 0.8, 0.36  # [lu2024]'s conditions for a restart
@@ -49,7 +48,7 @@ class Method:
         objective = problem.objective
         assert isinstance(objective, Quadratic)
         self.problem, self.q = problem, objective.q
-        self.p, self.R = _split(objective)
+        self.p, self.R = objective.matrix.split()
         y = problem.box.lower
         self.A_norm = jnp.sqrt(_norm(lambda v: problem.equality.adjoint(problem.equality.product(v)), y))
         self.R_norm = jnp.zeros((), y.dtype) if self.R is None else _norm(self.R, y)
@@ -134,29 +133,6 @@ class Method:
 
 def _difference(a: Iterate, b: Iterate) -> Iterate:
     return jax.tree.map(jnp.subtract, a, b)
-
-
-def _split(objective: Quadratic) -> tuple[jax.Array, Callable[[jax.Array], jax.Array] | None]:
-    """`p` and `v -> R v`, `None` for zero, with `P = diag(p) + R` and both positive semidefinite if `P` is."""
-    P, zero = objective.P, jnp.zeros_like(objective.q)
-    if P is None:
-        return zero, None
-    if isinstance(P, LowRank):
-        return P.diagonal, lambda v: P.factor @ (P.factor.T @ v)
-    if isinstance(P, SymmetricMap):
-        return zero, lambda v: P @ v
-    if isinstance(P, jax.Array) and P.ndim == 1:
-        return P, None
-    # Where every row is diagonally dominant its excess can be taken out; else only rows that are coupled to none.
-    diagonal = objective.diagonal()
-    if isinstance(P, BCOO):
-        row, column = P.indices.T
-        off = BCOO((jnp.where(row == column, 0, P.data), P.indices), shape=P.shape)
-    else:
-        off = P - jnp.diag(diagonal)
-    others = entry_sums(off, 0)
-    p = jnp.where(jnp.all(diagonal >= others), diagonal - others, jnp.where(others == 0, diagonal, 0.0))
-    return p, lambda v: off @ v + (diagonal - p) * v
 
 
 def _is_convex(p: jax.Array, R: Callable[[jax.Array], jax.Array] | None, largest: jax.Array) -> jax.Array:

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from kkt_solvers.data.objectives import Quadratic
 from kkt_solvers.data.problem import FlatProblem
-from kkt_solvers.numerics.arrays import dense
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", category=DeprecationWarning)  # jaxopt announces that it is no longer maintained.
@@ -111,9 +110,9 @@ def run(name: str, kind: str, problem: FlatProblem, init: jax.Array, options: di
 def _quadratic(solver: Any, name: str, problem: FlatProblem) -> tuple[Any, jax.Array]:
     objective, (lower, upper) = problem.objective, (problem.box.lower, problem.box.upper)
     assert isinstance(objective, Quadratic)
-    A, b = dense(problem.equality.rows(lower.size)), jnp.ravel(problem.equality.target)
+    A, b = problem.rows.dense(), jnp.ravel(problem.equality.target)
     eye, m = jnp.eye(lower.size, dtype=lower.dtype), b.size
-    Q = jax.vmap(objective.hessian_product)(eye)
+    Q = jax.vmap(objective.matrix.product)(eye)
     if name == "EqualityConstrainedQP":
         solution, _ = solver.run(params_obj=(Q, objective.q), params_eq=(A, b))
         found = solution.primal, solution.dual_eq, jnp.zeros_like(lower)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from kkt_solvers.conditions.certificates import certificate_of_infeasibility, ray_of_descent
 from kkt_solvers.conditions.multipliers import reduced_gradient
 from kkt_solvers.conditions.residuals import default_tolerance, residuals
-from kkt_solvers.data.objectives import Quadratic
+from kkt_solvers.data.objectives import Quadratic, is_linear
 from kkt_solvers.data.problem import FlatProblem, Operator
 from kkt_solvers.data.solution import Dual, Status
 from kkt_solvers.numerics.arrays import tree_where
@@ -72,7 +72,7 @@ class PrimalDual(Solver):
         method = Method(scaled)
         shape, objective = problem.equality.target.shape, problem.objective
         # Where nothing is minimised nothing has a price, and no multiplier is small enough.
-        priced = jnp.any(objective.q != 0) | (objective.P is not None)
+        priced = jnp.any(objective.q != 0) | (not is_linear(objective))
 
         def back(y: jax.Array, nu: jax.Array) -> tuple[jax.Array, jax.Array]:
             y = jnp.clip(scales.variables * y, problem.box.lower, problem.box.upper)

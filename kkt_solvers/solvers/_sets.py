@@ -13,7 +13,6 @@ from kkt_solvers.conditions.residuals import default_tolerance
 from kkt_solvers.data.objectives import Quadratic, as_separable
 from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.data.solution import Status
-from kkt_solvers.numerics.arrays import dense
 from kkt_solvers.numerics.progress import listening
 from kkt_solvers.solvers._dual_bisection import scalar_dual
 from kkt_solvers.solvers._dual_newton import dual_newton
@@ -29,7 +28,7 @@ def minimise(problem: FlatProblem) -> tuple[jax.Array, Any, jax.Array]:
         y = minimise_elementwise(objective, jnp.zeros_like(box.lower), box.lower, box.upper)
         return y, equality.target, jnp.zeros((), bool)
     if equality.target.size == 1:
-        weights, total = dense(equality.rows(box.lower.size))[0], jnp.reshape(equality.target, ())
+        weights, total = problem.rows.dense()[0], jnp.reshape(equality.target, ())
         y, s, _, claim = scalar_dual(objective, weights, total, box.lower, box.upper, _MAX_ITERATIONS)
         nu = -s
     else:

@@ -8,40 +8,35 @@ is `F`, and `c` zero; in the elastic problem of the interior point `G` is zero a
 
 | `H` | inverse |
 |---|---|
-| a vector (its diagonal) or a dense matrix | Cholesky factors of `G H G + D` and of the Schur complement |
+| `Zero`, `Diagonal`, `Dense` | Cholesky factors of `G H G + D` and of the Schur complement |
 | `LowRank(d, V)` | the same of `diag(d) + D`, with the rows `V'` below `A`: `V V'dy = V t` with `t = V'dy` |
-| sparse, or `A` sparse | SuperLU of the whole matrix, on the host |
+| `Sparse`, or `A` is one | SuperLU of the whole matrix, on the host |
 
 What is factorised is regularised, so that the factors exist for dependent rows and flat objectives. Refinement with the
 true matrix takes the regularisation out again.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.sparse import BCOO
 
-from kkt_solvers.data.objectives import LowRank, Quadratic, Separable, diagonal, hessian_product
+from kkt_solvers.data.matrices import Dense, Diagonal, Map, Matrix, Product, Sparse
+from kkt_solvers.data.objectives import Quadratic, Separable, hessian_product
 from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.numerics import lapack
 from kkt_solvers.numerics.arrays import (
     block_sum,
-    dense,
     diagonal_matrix,
     diagonal_of,
     inverse_root,
     is_precise,
-    largest_entries,
     where,
 )
 from kkt_solvers.numerics.batches import in_any
 from kkt_solvers.systems import sparse
 from kkt_solvers.systems.cholesky import coupling, definite
 from kkt_solvers.systems.refinement import refined
-
-Map = Callable[[jax.Array], jax.Array]
 
 
 def regularisation(dtype: Any) -> float:
@@ -51,39 +46,22 @@ def regularisation(dtype: Any) -> float:
 
 
 # ----------------------------------------------------------------------------------------------- Hessians
-def hessian(problem: FlatProblem, y: jax.Array) -> Any:
-    """The Hessian at `y`: a vector (its diagonal), a dense matrix, a `LowRank` or, if `P` is one, a `BCOO`."""
+def hessian(problem: FlatProblem, y: jax.Array) -> Matrix:
+    """The Hessian at `y`."""
     objective = problem.objective
     if isinstance(objective, Separable):
-        return hessian_product(objective, y, jnp.ones_like(y))
-    if isinstance(objective, Quadratic):
-        if objective.P is None:
-            return jnp.zeros_like(y)
-        if isinstance(objective.P, (jax.Array, BCOO, LowRank)):
-            return objective.P
-    return jax.vmap(lambda v: hessian_product(objective, y, v))(jnp.eye(y.size, dtype=y.dtype))
-
-
-def dense_hessian(problem: FlatProblem, y: jax.Array) -> jax.Array:
-    """A matrix, or the diagonal of one if the structure says so."""
-    return _dense(hessian(problem, y))
-
-
-def _dense(H: Any) -> jax.Array:
-    return H.dense() if isinstance(H, LowRank) else dense(H)
-
-
-def times(H: Any, v: jax.Array) -> jax.Array:
-    """`H v`."""
-    return H * v if H.ndim == 1 else H @ v
+        return Diagonal(hessian_product(objective, y, jnp.ones_like(y)))
+    if isinstance(objective, Quadratic) and not isinstance(objective.matrix, Map):
+        return objective.matrix
+    return Dense(jax.vmap(lambda v: hessian_product(objective, y, v))(jnp.eye(y.size, dtype=y.dtype)))
 
 
 # ------------------------------------------------------------------------------------------------ matrices
 class KKTMatrix(NamedTuple):
     """See the top of this file."""
 
-    H: Any
-    equality: Any
+    H: Matrix
+    A: Matrix
     D: jax.Array
     free: jax.Array
     elastic: jax.Array | bool = False
@@ -96,24 +74,24 @@ class KKTMatrix(NamedTuple):
     def product(self, x: jax.Array) -> jax.Array:
         n, curved = self.D.size, self.curved
         dy, dnu = x[:n], x[n:]
-        top = curved * times(self.H, curved * dy) + self.D * dy + self.free * self.equality.adjoint(dnu)
-        bottom = self.equality.product(self.free * dy)
+        top = curved * self.H.product(curved * dy) + self.D * dy + self.free * self.A.adjoint(dnu)
+        bottom = self.A.product(self.free * dy)
         bottom = bottom if self.elastic is False else bottom - where(self.elastic, dnu, 0.0)
         return jnp.concatenate([top, bottom])
 
     def dense(self) -> jax.Array:
         """The matrix itself, not elastic."""
-        A = dense(self.equality.A) * self.free
-        if self.H.ndim == 1:
-            top = diagonal_matrix(self.D + self.free * self.H)
+        A, H = self.A.dense() * self.free, self.H.densified()
+        if isinstance(H, Dense):
+            top = diagonal_matrix(self.D) + H.scaled(self.free, self.free).dense()
         else:
-            top = diagonal_matrix(self.D) + self.free[:, None] * _dense(self.H) * self.free
+            top = diagonal_matrix(self.D + self.free * H.diagonal_entries())
         return jnp.block([[top, A.T], [A, jnp.zeros((len(A), len(A)), top.dtype)]])
 
 
 def solver(
     K: KKTMatrix, *, held: jax.Array | bool = False, pivot: jax.Array | None = None, exact: jax.Array | bool = True
-) -> Map:
+) -> Product:
     """`b -> x` with `K x = b`, for a matrix of unit size but for `D`; not finite where `K` is not definite on the
     coordinates that move.
 
@@ -123,7 +101,7 @@ def solver(
     regularisation stays, so that multipliers do not drift where they are not unique. In float32 it is too large to.
     """
     eps, precise = float(jnp.finfo(K.D.dtype).eps), is_precise(K.D.dtype)
-    if isinstance(K.H, BCOO) or isinstance(K.equality.A, BCOO):
+    if isinstance(K.H, Sparse) or isinstance(K.A, Sparse):
         inverse, added = _sparse_inverse(K)
         weights = jnp.ones_like(added)
     else:
@@ -141,21 +119,21 @@ def solver(
     return lambda b: refined(inverse, product, b, weights, accuracy, most=most, exact=exact)
 
 
-def _cholesky_inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Map, jax.Array, jax.Array]:
+def _cholesky_inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Product, jax.Array, jax.Array]:
     """The inverse of `K` with a regularisation; the diagonal of that; and weights that bring `K` to a unit diagonal."""
-    H, A, D, curved, n = K.H, dense(K.equality.A), K.D, K.curved, K.D.size
+    A, D, curved, n = K.A.dense(), K.D, K.curved, K.D.size
     eps, reg, precise = float(jnp.finfo(D.dtype).eps), regularisation(D.dtype), is_precise(D.dtype)
     # A coordinate with neither barrier nor curvature has nothing but the proximal term. In float32, were that tiny, its
     # part of the Schur complement would drown the others.
     flat = reg if precise else where(jnp.asarray(held), eps**0.2, eps**0.4)
     D = where(D > 0, jnp.maximum(D, 1e-4 * reg if precise else reg), flat)
-    pivots = diagonal(H) * curved + D
+    pivots = K.H.diagonal_entries() * curved + D
     delta = jnp.full(len(A), reg, D.dtype)
     delta = delta if K.elastic is False else where(K.elastic, 1.0, delta)
-    rows = [A * K.free]
-    if isinstance(H, LowRank):
-        rows.append(H.factor.T * curved)
-        H, delta = H.diagonal, jnp.concatenate([delta, jnp.ones(H.factor.shape[1], D.dtype)])
+    rows, (H, few) = [A * K.free], K.H.parts()
+    if few is not None:
+        rows.append(few * curved)
+        delta = jnp.concatenate([delta, jnp.ones(len(few), D.dtype)])
     if H.ndim == 2:
         D = D + reg * curved
     added = jnp.concatenate([D - K.D, -delta[: len(A)]])
@@ -178,13 +156,13 @@ def _cholesky_inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Map, jax.Ar
     return inverse, added, jnp.concatenate([jax.lax.rsqrt(pivots), e[: len(A)]])
 
 
-def _pivoted(K: KKTMatrix, pivot: jax.Array, quick: Map) -> Map:
+def _pivoted(K: KKTMatrix, pivot: jax.Array, quick: Product) -> Product:
     """The same by LU factors where `pivot`."""
     needed, dtype = in_any(pivot), K.D.dtype
 
     def factor() -> tuple[jax.Array, jax.Array, jax.Array]:
         matrix = K.dense()
-        scale = inverse_root(largest_entries(matrix, 1))
+        scale = inverse_root(Dense(matrix).largest(1))
         shift = float(jnp.finfo(dtype).eps) ** (2 / 3) * where(jnp.arange(len(scale)) < K.D.size, 1.0, -1.0)
         return *lapack.lu_factor(scale[:, None] * matrix * scale + diagonal_matrix(shift.astype(dtype))), scale
 
@@ -199,14 +177,14 @@ def _pivoted(K: KKTMatrix, pivot: jax.Array, quick: Map) -> Map:
     return inverse
 
 
-def _sparse_inverse(K: KKTMatrix) -> tuple[Map, jax.Array]:
+def _sparse_inverse(K: KKTMatrix) -> tuple[Product, jax.Array]:
     least = 1e-4 * regularisation(K.D.dtype)
-    H, delta = K.H, jnp.full(K.equality.b.size, least, K.D.dtype)
+    H, delta = K.H, jnp.full(K.A.shape[0], least, K.D.dtype)
     if K.elastic is not False:
-        H = jax.tree.map(lambda leaf: where(K.elastic, 0, leaf), H)
-        delta = where(K.elastic, 1.0, delta)
+        one = jnp.ones_like(K.D)
+        H, delta = H.congruent(one, where(K.elastic, 0.0, one[0])), where(K.elastic, 1.0, delta)
     added = jnp.concatenate([least * K.free, where(delta < 1, -delta, 0.0)])
-    return sparse.factorised(H, K.equality.A, K.free, K.D + least * K.free, delta, 0.0), added
+    return sparse.factorised(H, K.A, K.free, K.D + least * K.free, delta, 0.0), added
 
 
 # -------------------------------------------------------------------------------------------- small matrices
@@ -235,7 +213,7 @@ def solve_semidefinite(K: jax.Array, r: jax.Array) -> jax.Array:
     return jax.lax.custom_linear_solve(lambda x: K @ x, r, lambda _, r: inverse(r), symmetric=True)
 
 
-def semidefinite_inverse(K: jax.Array) -> Map:
+def semidefinite_inverse(K: jax.Array) -> Product:
     """`r -> x` with `K x = r`."""
     e, eps = inverse_root(diagonal_of(K)), float(jnp.finfo(K.dtype).eps)
     factor, _ = definite(K, e, jnp.full_like(e, 16 * eps), jnp.full_like(e, regularisation(K.dtype)))

@@ -15,37 +15,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.sparse import BCOO
 
+from kkt_solvers.data.matrices import Diagonal, LowRank, Map, Matrix, Product, Sparse
 from kkt_solvers.data.objectives import (
-    LowRank,
     Quadratic,
     Separable,
-    SymmetricMap,
-    diagonal,
     hessian_product,
     is_linear,
-    scaled_hessian,
 )
-from kkt_solvers.data.problem import Affine, FlatProblem, Operator
+from kkt_solvers.data.problem import FlatProblem, Operator
 from kkt_solvers.numerics import lapack
 from kkt_solvers.numerics.arrays import (
-    Matrix,
-    dense,
     inverse_root,
     is_finite,
     is_precise,
     largest,
-    largest_entries,
     relative,
-    scaled_matrix,
     where,
 )
 from kkt_solvers.numerics.batches import in_any
 from kkt_solvers.systems.elimination import (
     KKTMatrix,
-    Map,
-    dense_hessian,
     hessian,
     schur,
     semidefinite_inverse,
@@ -54,6 +44,7 @@ from kkt_solvers.systems.elimination import (
 from kkt_solvers.systems.refinement import refined
 
 Pair = tuple[jax.Array, jax.Array]  # (dy, dnu), or (r, s)
+Factorised = tuple[Product, jax.Array, Product | None]
 
 
 class KKTSystem(abc.ABC):
@@ -72,7 +63,7 @@ class KKTSystem(abc.ABC):
     """
 
     @abc.abstractmethod
-    def factorised(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Map, jax.Array, Map | None]:
+    def factorised(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> Factorised:
         """`b -> x` with `K x = b`, on vectors `(dy, dnu)`; weights that bring the rows of `K` to the same size; and, if
         it is to be had, the least-squares solution of a `K` that has no inverse. `mask` is one on the free
         coordinates."""
@@ -98,7 +89,7 @@ class KKTSystem(abc.ABC):
         return x[:n], x[n:].reshape(shape)
 
 
-def _checked(x: jax.Array, product: Map, b: jax.Array, w: jax.Array, least_squares: Map | None) -> jax.Array:
+def _checked(x: jax.Array, product: Product, b: jax.Array, w: jax.Array, least_squares: Product | None) -> jax.Array:
     """`x` where it solves `K x = b`, else the least-squares solution; else NaN, with a warning."""
     small = float(jnp.finfo(x.dtype).eps) ** 0.5
     rest = w * (b - product(x))
@@ -139,14 +130,14 @@ def kkt_product(problem: FlatProblem, y: jax.Array, mask: jax.Array, x: jax.Arra
     return jnp.concatenate([top, jnp.ravel(problem.equality.product(free))])
 
 
-def _weights(rows: Matrix, diagonal: jax.Array, mask: jax.Array) -> Pair:
+def _weights(A: Matrix, diagonal: jax.Array, mask: jax.Array) -> Pair:
     """Weights that bring the system to unit size: curved coordinates by the diagonal of the Hessian, rows by what they
     have of those, flat coordinates by what they have of the rows."""
     curved = (mask > 0) & (diagonal > 0)
     columns = where(curved, inverse_root(where(curved, diagonal, 1.0)), 0.0)
-    of_rows = largest_entries(rows, 1, columns)
-    e = 1 / positive(where(of_rows > 0, of_rows, largest_entries(rows, 1, mask)))
-    flat = 1 / positive(largest_entries(rows, 0, e))
+    of_rows = A.largest(1, columns)
+    e = 1 / positive(where(of_rows > 0, of_rows, A.largest(1, mask)))
+    flat = 1 / positive(A.largest(0, e))
     return where(curved, columns, where(mask > 0, flat, 1.0)), e
 
 
@@ -160,15 +151,14 @@ class _Eliminated(KKTSystem):
     """Scaled to unit size, eliminated, refined."""
 
     @abc.abstractmethod
-    def hessian(self, problem: FlatProblem, y: jax.Array) -> Any:
+    def hessian(self, problem: FlatProblem, y: jax.Array) -> Matrix:
         """In the structure that is made use of."""
 
-    def factorised(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Map, jax.Array, Map | None]:
-        H, A = self.hessian(problem, y), problem.equality.rows(y.size)
-        A = A if isinstance(self, SparseKKT) else dense(A)
-        w, e = _weights(A, diagonal(H), mask)
-        scaled = Affine(scaled_matrix(e, A, w), e)
-        K = KKTMatrix(scaled_hessian(H, w, jnp.ones((), w.dtype)), scaled, 1 - mask, mask)
+    def factorised(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> Factorised:
+        H, A = self.hessian(problem, y), problem.rows
+        A = A if isinstance(self, SparseKKT) else A.densified()
+        w, e = _weights(A, H.diagonal_entries(), mask)
+        K = KKTMatrix(H.congruent(w, jnp.ones((), w.dtype)), A.scaled(e, w), 1 - mask, mask)
         solve, weights = solver(K), jnp.concatenate([w, e])
 
         def least_squares(b: jax.Array) -> jax.Array:
@@ -183,16 +173,16 @@ class DenseKKT(_Eliminated):
     """Any objective: Cholesky factors of the Hessian of the free coordinates and of the Schur complement; O((n + m)^3)
     time, O((n + m)^2) memory."""
 
-    def hessian(self, problem: FlatProblem, y: jax.Array) -> Any:
-        return dense_hessian(problem, y)
+    def hessian(self, problem: FlatProblem, y: jax.Array) -> Matrix:
+        return hessian(problem, y).densified()
 
 
 @dataclass(frozen=True)
 class DiagonalKKT(_Eliminated):
     """A `Quadratic` with a diagonal `P`, or none: Schur complement, O(n m^2) time and O(n m) memory."""
 
-    def hessian(self, problem: FlatProblem, y: jax.Array) -> Any:
-        return hessian_product(problem.objective, y, jnp.ones_like(y))
+    def hessian(self, problem: FlatProblem, y: jax.Array) -> Matrix:
+        return Diagonal(hessian_product(problem.objective, y, jnp.ones_like(y)))
 
 
 @dataclass(frozen=True)
@@ -202,7 +192,7 @@ class LowRankKKT(_Eliminated):
     O(n (r + m)^2) time and O(n (r + m)) memory: `P` is never formed.
     """
 
-    def hessian(self, problem: FlatProblem, y: jax.Array) -> Any:
+    def hessian(self, problem: FlatProblem, y: jax.Array) -> Matrix:
         objective = problem.objective
         if not isinstance(objective, Quadratic) or not isinstance(objective.P, LowRank):
             raise TypeError("LowRankKKT needs a Quadratic with P = LowRank(diagonal, factor)")
@@ -213,9 +203,9 @@ class LowRankKKT(_Eliminated):
 class SparseKKT(_Eliminated):
     """A `Quadratic` with sparse `P` and `A`: SuperLU, through SciPy, on the host CPU (see `sparse.py`)."""
 
-    def hessian(self, problem: FlatProblem, y: jax.Array) -> Any:
+    def hessian(self, problem: FlatProblem, y: jax.Array) -> Matrix:
         objective = problem.objective
-        if not isinstance(objective, Quadratic) or isinstance(objective.P, (LowRank, SymmetricMap)):
+        if not isinstance(objective, Quadratic) or isinstance(objective.P, (LowRank, Map)):
             raise TypeError("SparseKKT needs a Quadratic with P a matrix, a vector or None")
         return hessian(problem, y)
 
@@ -239,7 +229,7 @@ class MatrixFreeKKT(KKTSystem):
     tol: float | None = None
     max_iterations: int = 2000
 
-    def factorised(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> tuple[Map, jax.Array, Map | None]:
+    def factorised(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> Factorised:
         n, shape, ones = y.size, problem.equality.target.shape, jnp.ones(y.size + problem.equality.target.size, y.dtype)
         linear = is_linear(problem.objective)
         curvature = jnp.ones_like(y) if linear else diagonal_curvature(problem, y)
@@ -267,11 +257,11 @@ class MatrixFreeKKT(KKTSystem):
 
         return solve, ones, None
 
-    def _of_rows(self, problem: FlatProblem, slope: jax.Array) -> Map:
+    def _of_rows(self, problem: FlatProblem, slope: jax.Array) -> Product:
         """The inverse of `A diag(slope) A'`, by conjugate gradients if `A` is not to be formed."""
         equality = problem.equality
         if not isinstance(equality, Operator):
-            return semidefinite_inverse(schur(dense(equality.rows(slope.size)), slope))
+            return semidefinite_inverse(schur(problem.rows.dense(), slope))
         shape, tol = equality.target.shape, 100 * float(jnp.finfo(slope.dtype).eps)
 
         def product(nu: jax.Array) -> jax.Array:
@@ -285,8 +275,8 @@ def diagonal_curvature(problem: FlatProblem, y: jax.Array) -> jax.Array:
     objective = problem.objective
     if isinstance(objective, Separable):
         return hessian_product(objective, y, jnp.ones_like(y))
-    if isinstance(objective, Quadratic) and objective.P is not None:
-        return objective.diagonal()
+    if isinstance(objective, Quadratic) and not is_linear(objective):
+        return objective.matrix.diagonal_entries()
     gradient = objective.gradient(y)
     square = jnp.vdot(gradient, gradient)
     along = jnp.vdot(gradient, hessian_product(objective, y, gradient)) / where(square > 0, square, 1.0)
@@ -301,16 +291,17 @@ def choose(problem: FlatProblem) -> KKTSystem:
     """The choice by structure; the table stands in the docstring of `KKTSystem`."""
     if isinstance(problem.equality, Operator):
         return MatrixFreeKKT()
-    objective, A = problem.objective, problem.equality.rows(problem.box.lower.size)
+    objective, A = problem.objective, problem.rows
     m, n = A.shape
     if isinstance(objective, Quadratic):
-        if isinstance(objective.P, LowRank):
+        P = objective.matrix
+        if isinstance(P, LowRank):
             return LowRankKKT()
-        if isinstance(objective.P, SymmetricMap):
+        if isinstance(P, Map):
             return MatrixFreeKKT()
-        if objective.P is not None and objective.P.ndim == 1 and not isinstance(A, BCOO):
+        if isinstance(P, Diagonal) and not isinstance(A, Sparse):
             return DiagonalKKT()
-        if n > _SPARSE_FROM and (isinstance(objective.P, BCOO) or isinstance(A, BCOO)):
+        if n > _SPARSE_FROM and (isinstance(P, Sparse) or isinstance(A, Sparse)):
             return SparseKKT()
     if n + m <= DENSE_UP_TO:
         return DenseKKT()

@@ -1,22 +1,20 @@
 """Iterative refinement of what a rough inverse gives."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kkt_solvers.data.matrices import Product
 from kkt_solvers.numerics.arrays import tree_where, where
-
-Map = Callable[[jax.Array], jax.Array]
 
 _GOING, _LAST, _OVER = np.arange(3, dtype=np.int32)  # conjugate residuals, the plain step at the end, none
 
 
 def refined(
-    inverse: Map,
-    product: Map,
+    inverse: Product,
+    product: Product,
     b: jax.Array,
     weights: jax.Array,
     accuracy: Any,

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
-from jax.experimental.sparse import BCOO
+
+from kkt_solvers.data.matrices import Matrix
 
 _KEPT = 8  # factors; one that is asked for later is made again
 
@@ -26,12 +27,11 @@ _names = itertools.count(1)
 
 
 def factorised(
-    P: Any, A: Any, mask: jax.Array, d: jax.Array, delta: jax.Array, shift: float
+    P: Matrix, A: Matrix, mask: jax.Array, d: jax.Array, delta: jax.Array, shift: float
 ) -> Callable[[jax.Array], jax.Array]:
     """`b -> K^{-1} b`, refined against `K`; what is factorised is `K`, its rows scaled to about one, with `shift`
-    added to the first block and subtracted from the second. `P` is a matrix, a vector (its diagonal) or `None`."""
-    P = jnp.zeros_like(d) if P is None else P
-    data = (*_coordinates(P), *_coordinates(A), mask, d, delta)
+    added to the first block and subtracted from the second."""
+    data = (*P.coordinates(), *A.coordinates(), mask, d, delta)
     name = jax.pure_callback(
         lambda *data: _factorise(shift, data), jax.ShapeDtypeStruct((), jnp.int32), *data, vmap_method="sequential"
     )
@@ -43,17 +43,6 @@ def factorised(
         )  # fmt: skip
 
     return solve
-
-
-def _coordinates(M: Any) -> tuple[jax.Array, jax.Array]:
-    """Values and indices of a matrix; those of a vector are its diagonal's."""
-    if isinstance(M, BCOO):
-        return M.data, M.indices
-    if M.ndim == 1:
-        index = jnp.arange(M.size)
-        return M, jnp.stack([index, index], axis=1)
-    row, column = np.indices(M.shape)
-    return jnp.ravel(M), jnp.asarray(np.stack([row.ravel(), column.ravel()], axis=1))
 
 
 def _factorise(shift: float, data: Any) -> np.ndarray:

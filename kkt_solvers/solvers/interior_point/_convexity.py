@@ -5,13 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.sparse import BCOO
 
-from kkt_solvers.data.objectives import LowRank, Quadratic, Separable, is_linear
+from kkt_solvers.data.matrices import Diagonal, LowRank, Map, Zero
+from kkt_solvers.data.objectives import Quadratic, Separable
 from kkt_solvers.data.problem import FlatProblem
-from kkt_solvers.numerics.arrays import dense, inverse_root, is_finite, largest, largest_entries, where
+from kkt_solvers.numerics.arrays import diagonal_matrix, inverse_root, is_finite, largest, where
 from kkt_solvers.systems.cholesky import coupling, definite
-from kkt_solvers.systems.elimination import dense_hessian, regularisation
+from kkt_solvers.systems.elimination import hessian, regularisation
 
 
 def missing_curvature(problem: FlatProblem, y: jax.Array, sparse: bool) -> jax.Array:
@@ -19,28 +19,29 @@ def missing_curvature(problem: FlatProblem, y: jax.Array, sparse: bool) -> jax.A
     from it, relative to its largest entry; or infinity, where it is not convex. A sparse or low-rank one is taken at
     the user's word. A Hessian that is not finite tells nothing."""
     objective, reg = problem.objective, 10 * regularisation(y.dtype)
-    P: Any = objective.P if isinstance(objective, Quadratic) else None
-    if isinstance(objective, Separable) or isinstance(P, LowRank) or is_linear(objective) or sparse:
+    H: Any = None if isinstance(objective, Separable) or sparse else hessian(problem, y)
+    if H is None or isinstance(H, (Zero, LowRank)):
         return jnp.zeros((), y.dtype)
-    H = dense_hessian(problem, y)
-    most = reg * largest(H)
-    if H.ndim == 1:
-        least = jnp.min(H, initial=0)
+    H = H.densified()
+    entries, _ = H.parts()
+    most = reg * largest(entries)
+    if isinstance(H, Diagonal):
+        least = jnp.min(entries, initial=0)
         return where(least >= -most, -least, jnp.inf)
 
     # First each row beside its own size, then beside the largest.
-    scale = inverse_root(largest_entries(H, 1))
-    more = reg * (scale * scale * largest(H) - 1)
-    factor, tries = definite(H, scale, jnp.full_like(y, reg), more, coupling(H), (0, 1))
-    convex = factor.is_definite() | ~is_finite(H)
+    scale = inverse_root(H.largest(1))
+    more = reg * (scale * scale * largest(entries) - 1)
+    factor, tries = definite(entries, scale, jnp.full_like(y, reg), more, coupling(entries), (0, 1))
+    convex = factor.is_definite() | ~is_finite(entries)
     return where(convex, where(tries < 2, 0.0, most), jnp.inf)
 
 
 def with_curvature(problem: FlatProblem, missing: jax.Array, sparse: bool) -> FlatProblem:
     """The problem, `missing` added to the diagonal of its `P`."""
     objective = problem.objective
-    if not isinstance(objective, Quadratic) or not isinstance(objective.P, (jax.Array, BCOO)) or sparse:
+    if not isinstance(objective, Quadratic) or isinstance(objective.matrix, (Zero, LowRank, Map)) or sparse:
         return problem
-    P, missing = dense(objective.P), where(jnp.isfinite(missing), missing, 0.0)
-    more = missing if P.ndim == 1 else missing * jnp.eye(len(P), dtype=P.dtype)
-    return replace(problem, objective=Quadratic(P + more, objective.q))
+    P, missing = objective.matrix.densified(), where(jnp.isfinite(missing), missing, 0.0)
+    more = missing if isinstance(P, Diagonal) else diagonal_matrix(jnp.full_like(objective.q, missing))
+    return replace(problem, objective=Quadratic(P.parts()[0] + more, objective.q))

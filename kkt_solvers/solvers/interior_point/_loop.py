@@ -43,7 +43,7 @@ from kkt_solvers.solvers.interior_point._iterate import (
     unbounded_start,
 )
 from kkt_solvers.solvers.interior_point._steep_bounds import off_steep_bounds
-from kkt_solvers.systems.elimination import KKTMatrix, hessian, solver, times
+from kkt_solvers.systems.elimination import KKTMatrix, hessian, solver
 
 START, NEWTON, ACTIVE, PIVOTED, DONE = np.arange(5, dtype=np.int32)
 NONE, HELD, ELASTIC = np.arange(3, dtype=np.int32)
@@ -163,7 +163,7 @@ def _round(method: Method, state: State) -> State:
         free = where(solving, (~(active.held[0] | active.held[1])).astype(free.dtype), free)
     rest, H = conditions(p), hessian(problem, p.y)
     D = where(free > 0, p.z[0] / p.slack[0] + p.z[1] / p.slack[1], 1.0)
-    K = KKTMatrix(H, equality, D, free, elastic if method.quadratic else False)
+    K = KKTMatrix(H, problem.rows, D, free, elastic if method.quadratic else False)
     pivot = state.phase == PIVOTED if setting.pivoting else None
     inverse = solver(K, held=state.recovery == HELD, pivot=pivot, exact=solving)
 
@@ -189,7 +189,7 @@ def _round(method: Method, state: State) -> State:
     state = state._replace(best=best, smallest=smallest)
     after = _after_newton(method, state, following, d, residual, finite)
     if setting.polish:
-        slope = rest[0] + times(H, d.step.y) + equality.adjoint(d.step.nu)
+        slope = rest[0] + H.product(d.step.y) + equality.adjoint(d.step.nu)
         after = tree_where(solving, _after_active(method, state, active, following, slope), after)
     setting.told(after)
     return after

@@ -10,7 +10,6 @@ from kkt_solvers.conditions.multipliers import with_a_row, without_the_row
 from kkt_solvers.conditions.residuals import adjoint, default_tolerance, gradient_and_terms, residuals
 from kkt_solvers.data.objectives import Quadratic, is_linear
 from kkt_solvers.data.problem import FlatProblem
-from kkt_solvers.data.sizes import row_sizes
 from kkt_solvers.data.solution import Dual, Status
 from kkt_solvers.numerics.arrays import is_precise, tree_where, where
 from kkt_solvers.numerics.batches import one_by_one
@@ -108,7 +107,7 @@ class InteriorPoint(Solver):
         unsolved = claim == Status.MAX_ITERATIONS
         claim = where(unsolved & (final.iterations < self.max_iterations), int(Status.INACCURATE), claim)
         claim = where(unsolved & (final.smallest <= tol), int(Status.SOLVED), claim)
-        stands = (row_sizes(problem) > 0).astype(init.dtype).reshape(shape)  # a row of zeros has no price
+        stands = (problem.equality.row_sizes() > 0).astype(init.dtype).reshape(shape)  # a row of zeros has no price
         ray = (scales.rows * final.now.nu).reshape(shape)
         nu = where(claim == Status.PRIMAL_INFEASIBLE, ray, dual.equality * stands)
         y = where(claim == Status.DUAL_INFEASIBLE, scales.variables * final.now.y, y)
