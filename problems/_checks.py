@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kkt_solvers.data.solution import Solution, Status
+from kkt_solvers import Solution, Status
 from kkt_solvers.numerics.arrays import floating, is_concrete
 
 

@@ -17,10 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.sparse import BCOO
 
-from kkt_solvers._solve import solve
-from kkt_solvers.data.objectives import Quadratic
-from kkt_solvers.data.problem import Affine, Box, Problem
-from kkt_solvers.data.solution import Dual, Solution
+from kkt_solvers import Affine, Box, Dual, Problem, Quadratic, Solution, solve
 from kkt_solvers.numerics import lapack
 from kkt_solvers.numerics.arrays import float_dtype, floating, full_precision
 from kkt_solvers.numerics.pytree import pytree

@@ -15,16 +15,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._solve import solve
+from kkt_solvers import Affine, Box, Dual, InteriorPoint, Problem, Status, solve
 from kkt_solvers.conditions.residuals import default_tolerance, residuals
 from kkt_solvers.data.entropy import xlogx
 from kkt_solvers.data.objectives import Smooth
-from kkt_solvers.data.problem import Affine, Box, FlatProblem, Problem
-from kkt_solvers.data.solution import Dual, Status
+from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.numerics import lapack
 from kkt_solvers.numerics.arrays import float_dtype, floating, full_precision
 from kkt_solvers.problems import _checks
-from kkt_solvers.solvers import InteriorPoint
 
 _NEWTON = 10  # steps
 

@@ -16,14 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kkt_solvers._solve import solve
+from kkt_solvers import Box, DualBisection, Problem, Separable, Sum, solve
 from kkt_solvers.data.entropy import log_sigmoid, product, sigmoid, xlogx
-from kkt_solvers.data.objectives import Separable
-from kkt_solvers.data.problem import Box, Problem, Sum
 from kkt_solvers.numerics.arrays import block_sum, cast, float_dtype, floating, in_place_of, is_concrete, largest
 from kkt_solvers.numerics.batches import in_any
 from kkt_solvers.problems import _checks
-from kkt_solvers.solvers import DualBisection
 from kkt_solvers.solvers._steep import step_root
 
 

@@ -10,9 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._solve import solve
-from kkt_solvers.data.objectives import Separable
-from kkt_solvers.data.problem import Affine, Box, Problem
+from kkt_solvers import Affine, Box, Problem, Separable, solve
 from kkt_solvers.numerics.arrays import cast, float_dtype, floating
 from kkt_solvers.problems import _checks
 from kkt_solvers.problems._entropy import gibbs, negative_entropy

@@ -14,10 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._solve import solve
-from kkt_solvers.data.matrices import LowRank
-from kkt_solvers.data.objectives import Quadratic
-from kkt_solvers.data.problem import Affine, Box, Problem, Sum
+from kkt_solvers import Affine, Box, LowRank, Problem, Quadratic, Sum, solve
 from kkt_solvers.numerics import lapack
 from kkt_solvers.numerics.arrays import cast, float_dtype, floating
 from kkt_solvers.problems import _checks

@@ -15,10 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.sparse import BCOO
 
-from kkt_solvers._solve import solve
-from kkt_solvers.data.matrices import LowRank
-from kkt_solvers.data.objectives import Quadratic
-from kkt_solvers.data.problem import Affine, Box, Problem, Sum
+from kkt_solvers import Affine, Box, LowRank, Problem, Quadratic, Sum, solve
 from kkt_solvers.numerics.arrays import cast, float_dtype, floating, full_precision
 from kkt_solvers.problems import _checks
 

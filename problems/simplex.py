@@ -13,9 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._solve import solve
-from kkt_solvers.data.objectives import Separable
-from kkt_solvers.data.problem import Box, Problem, Sum
+from kkt_solvers import Box, Problem, Separable, Sum, solve
 from kkt_solvers.numerics.arrays import floating
 from kkt_solvers.problems import _checks
 from kkt_solvers.problems._entropy import gibbs, negative_entropy

@@ -16,10 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers._solve import solve
-from kkt_solvers.data.matrices import LowRank
-from kkt_solvers.data.objectives import Quadratic
-from kkt_solvers.data.problem import Box, Problem, Sum
+from kkt_solvers import Box, LowRank, Problem, Quadratic, Sum, solve
 from kkt_solvers.numerics.arrays import cast, float_dtype, floating, full_precision
 from kkt_solvers.problems import _checks
 

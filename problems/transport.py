@@ -15,10 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kkt_solvers._solve import solve
+from kkt_solvers import Affine, Box, Problem, Separable, solve
 from kkt_solvers.data.entropy import relative_entropy
-from kkt_solvers.data.objectives import Separable
-from kkt_solvers.data.problem import Affine, Box, Problem
 from kkt_solvers.numerics.arrays import cast, float_dtype, floating
 from kkt_solvers.problems import _checks
 

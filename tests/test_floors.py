@@ -14,7 +14,8 @@ FLOORS = (
     {"_derivative", "solvers", "linear"},
     {"_solve"},
     {"_degeneracy", "_qp", "plot", "projections"},
-    {"__init__", "problems"},
+    {"__init__"},
+    {"problems"},
 )
 
 
@@ -32,7 +33,7 @@ def imported():
                 continue
             module = node.module.removeprefix("kkt_solvers").removeprefix(".")
             inner = {f"{module}.{alias.name}".removeprefix(".") for alias in node.names}
-            found[name] |= inner & paths.keys() or {module}
+            found[name] |= inner & paths.keys() or {module or "__init__"}
     return found
 
 

@@ -13,7 +13,7 @@ from kkt_solvers.data.problem import FlatProblem, Operator
 from kkt_solvers.data.sizes import natural_sizes
 from kkt_solvers.data.solution import Dual, Residuals, Status
 from kkt_solvers.numerics.arrays import is_finite, largest, relative, tree_where, where
-from kkt_solvers.numerics.batches import in_any
+from kkt_solvers.numerics.batches import when_any
 
 
 def _ray_tolerance(ray: jax.Array) -> float:
@@ -44,17 +44,17 @@ def certificate_of_infeasibility(problem: FlatProblem, nu: jax.Array) -> jax.Arr
     return possible & (value > _ray_tolerance(nu) * scale) & (value > reach * left) & (scale > 0)
 
 
-def ray_of_descent(problem: FlatProblem, ray: jax.Array) -> jax.Array:
-    """Whether `ray` proves a quadratic program unbounded: `A d = 0`, `P d = 0`, `d` a direction of the box, `q'd < 0`.
+def ray_of_descent(problem: FlatProblem, ray: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Whether `ray` proves a quadratic program unbounded: `A d = 0`, `P d = 0`, `d` a direction of the box, `q'd < 0`;
+    and `d`, its largest entry one: `ray` without what points out of the box.
 
-    The ray is first brought into the directions of the box; that it is one of the equality and flat is checked, each
-    row beside its own terms and `d'P d` beside the square of `sum |d_i| sqrt(P_ii)`, no less than `|d|'|P||d|`: so no
-    unit counts.
+    That `d` is a direction of the equality and flat is checked, each row beside its own terms and `d'P d` beside the
+    square of `sum |d_i| sqrt(P_ii)`, no less than `|d|'|P||d|`: so no unit counts.
     """
     objective, equality = problem.objective, problem.equality
     if not isinstance(objective, Quadratic):
-        return jnp.zeros((), bool)
-    tol, d = _ray_tolerance(ray), in_box_directions(problem, ray)
+        return jnp.zeros((), bool), ray
+    tol, d = _ray_tolerance(ray), _in_box_directions(problem, ray)
     terms = equality.terms(d)
     unit = (
         largest(terms)
@@ -65,11 +65,10 @@ def ray_of_descent(problem: FlatProblem, ray: jax.Array) -> jax.Array:
     slope, bend = objective.q * d, jnp.vdot(d, objective.matrix.product(d))
     curvature = jnp.sum(jnp.abs(d) * jnp.sqrt(jnp.maximum(objective.matrix.diagonal_entries(), 0)))
     # The last is false where an entry of d is not a finite number.
-    return on & (bend <= tol**1.5 * curvature**2) & (jnp.sum(slope) < -tol * jnp.sum(jnp.abs(slope)))
+    return on & (bend <= tol**1.5 * curvature**2) & (jnp.sum(slope) < -tol * jnp.sum(jnp.abs(slope))), d
 
 
-def in_box_directions(problem: FlatProblem, ray: jax.Array) -> jax.Array:
-    """`ray`, its largest entry one, without what points out of the box."""
+def _in_box_directions(problem: FlatProblem, ray: jax.Array) -> jax.Array:
     box = problem.box
     d = ray / jnp.maximum(largest(ray), jnp.finfo(ray.dtype).tiny)
     d = where(jnp.isfinite(box.lower), jnp.maximum(d, 0), d)
@@ -120,25 +119,24 @@ def certify(
     status = where(finite, status, int(Status.NUMERICAL_ERROR))
 
     infeasible, unbounded = claim == Status.PRIMAL_INFEASIBLE, claim == Status.DUAL_INFEASIBLE
-    quadratic = isinstance(problem.objective, Quadratic)
 
     def proofs() -> tuple[jax.Array, Dual, jax.Array]:
         nu = dual.equality / jnp.maximum(largest(dual.equality), jnp.finfo(y.dtype).tiny)
         w = adjoint(problem, nu)
         proved = infeasible & certificate_of_infeasibility(problem, dual.equality)
-        proved |= unbounded & ray_of_descent(problem, y)
-        d = in_box_directions(problem, y) if quadratic else y
+        falls, d = ray_of_descent(problem, y)
+        proved |= unbounded & falls
         return proved, Dual(nu, jnp.maximum(w, 0), jnp.maximum(-w, 0)), d
 
     none = jnp.zeros((), bool), Dual(dual.equality, dual.lower, dual.upper), y
-    proved, ray, d = jax.lax.cond(in_any(infeasible | unbounded), proofs, lambda: none)
+    proved, ray, d = when_any(infeasible | unbounded, proofs, none)
     # A point with small residuals refutes a claim that there is none; but one that satisfies the KKT conditions of a
     # nonconvex problem may be anything but a minimum.
     status = where((proved & (status != Status.SOLVED)) | (claim == Status.INVALID), claim, status)
     status = where(is_valid(problem) & sound, status, int(Status.INVALID)).astype(jnp.int32)
     infeasible, unbounded = status == Status.PRIMAL_INFEASIBLE, status == Status.DUAL_INFEASIBLE
     nothing = where(status == Status.INVALID, jnp.nan, 0.0).astype(y.dtype)
-    y = where(unbounded, d, y) if quadratic else y
+    y = where(unbounded, d, y)
     y, dual = jax.tree.map(lambda leaf: leaf + nothing, (y, tree_where(infeasible, ray, none[1])))
     value = where(infeasible, jnp.inf, where(unbounded, -jnp.inf, nothing)).astype(y.dtype)
     return Verdict(status, measured, y, dual, value)

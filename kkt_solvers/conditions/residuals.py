@@ -26,7 +26,7 @@ from kkt_solvers.numerics.arrays import (
     signs,
     where,
 )
-from kkt_solvers.numerics.batches import in_any
+from kkt_solvers.numerics.batches import when_any
 
 
 def default_tolerance(dtype: Any) -> float:
@@ -146,7 +146,7 @@ def _steep_residuals(problem: FlatProblem, y: jax.Array, nu: jax.Array) -> Resid
         return relative(off, of_y), relative(largest(outside), of_y), problem.equality.terms(y)
 
     unclear = ~jnp.all(jnp.isfinite(told))
-    off, outside, terms = jax.lax.cond(in_any(unclear), measured, lambda: (zero, zero, terms))
+    off, outside, terms = when_any(unclear, measured, (zero, zero, terms))
     rest, target = problem.equality.product(y) - problem.equality.target, problem.equality.target
     of_equality = relative(jnp.abs(jnp.ravel(rest)), jnp.ravel(jnp.maximum(terms, jnp.abs(target))))
     return Residuals(off, jnp.max(of_equality, initial=0), outside, zero, zero)

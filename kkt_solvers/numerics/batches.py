@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers.numerics.arrays import full_precision
+from kkt_solvers.numerics.arrays import full_precision, tree_where
 
 
 @jax.custom_batching.custom_vmap
@@ -14,7 +14,7 @@ def in_any(flag: jax.Array) -> jax.Array:
     """`flag`; under `vmap`, whether it holds for any instance.
 
     `lax.cond` on a flag that differs between instances takes both branches always. On this one it does not: what is
-    rarely needed costs nothing where no instance needs it. The choice per instance is then made by `jnp.where`.
+    rarely needed costs nothing where no instance needs it. The choice per instance is then to be made: see `when_any`.
     """
     return flag
 
@@ -22,6 +22,12 @@ def in_any(flag: jax.Array) -> jax.Array:
 @in_any.def_vmap
 def _in_any_of_batch(size: int, batched: Any, flag: jax.Array) -> tuple[jax.Array, bool]:
     return in_any(jnp.any(flag, axis=0)), False
+
+
+def when_any(flag: jax.Array, compute: Callable[[], Any], otherwise: Any) -> Any:
+    """`compute()` where the scalar `flag` holds, else `otherwise`, pytrees of one structure; nothing is computed where
+    it holds for no instance of a batch."""
+    return tree_where(flag, jax.lax.cond(in_any(flag), compute, lambda: otherwise), otherwise)
 
 
 def one_by_one(function: Callable[..., Any], *, by_first: bool = False) -> Callable[..., Any]:

@@ -145,7 +145,7 @@ def _with_bounds(problem: FlatProblem, y: jax.Array, nu: jax.Array) -> Dual:
 def _proof(problem: FlatProblem, y: jax.Array, nu: jax.Array, best: Any) -> tuple[jax.Array, Any]:
     """Whether the step `(y, nu)` is a ray that proves that there is no solution; it then takes the place of `best`.
     The steps of the method converge to such a ray where there is no solution."""
-    infeasible, unbounded = certificate_of_infeasibility(problem, nu), ray_of_descent(problem, y)
+    infeasible, (unbounded, _) = certificate_of_infeasibility(problem, nu), ray_of_descent(problem, y)
     claim = jnp.where(infeasible, Status.PRIMAL_INFEASIBLE, Status.MAX_ITERATIONS)
     claim = jnp.where(unbounded, Status.DUAL_INFEASIBLE, claim)
     return claim, (jnp.where(unbounded, y, best[0]), jnp.where(infeasible, nu, best[1]))

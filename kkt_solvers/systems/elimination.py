@@ -35,7 +35,7 @@ from kkt_solvers.numerics.arrays import (
 )
 from kkt_solvers.numerics.batches import in_any
 from kkt_solvers.systems import sparse
-from kkt_solvers.systems.cholesky import coupling, definite
+from kkt_solvers.systems.cholesky import cholesky, coupling, definite
 from kkt_solvers.systems.refinement import refined
 
 
@@ -138,7 +138,7 @@ def _cholesky_inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Product, ja
         D = D + reg * curved
     added = jnp.concatenate([D - K.D, -delta[: len(A)]])
     added = added if K.elastic is False else where(K.elastic, 0.0, added)
-    L, _ = definite(H, curved, D, 16 * eps * pivots, coupling(H, curved > 0) if H.ndim == 2 else None)
+    L = cholesky(H, curved, D, coupling(H, curved > 0) if H.ndim == 2 else None)
     rows = [L.whiten(part) for part in rows]
     S = jnp.block([[first @ second.T for second in rows] for first in rows]) if len(rows) > 1 else rows[0] @ rows[0].T
     e = jax.lax.rsqrt(diagonal_of(S) + delta)

@@ -33,7 +33,7 @@ from kkt_solvers.numerics.arrays import (
     relative,
     where,
 )
-from kkt_solvers.numerics.batches import in_any
+from kkt_solvers.numerics.batches import when_any
 from kkt_solvers.systems.elimination import (
     KKTMatrix,
     hessian,
@@ -97,7 +97,7 @@ def _checked(x: jax.Array, product: Product, b: jax.Array, w: jax.Array, least_s
     # A point without a derivative has NaN on the right.
     unsolved = is_finite(b) & ~(is_finite(x) & (left <= small * size))
     if least_squares is not None:
-        return where(unsolved, jax.lax.cond(in_any(unsolved), least_squares, lambda _: x, b), x)
+        return when_any(unsolved, lambda: least_squares(b), x)
     # What is left of an inconsistent system is orthogonal to its range, as nearly as its regularised inverse can tell.
     bad = unsolved & ~(is_finite(x) & (largest(w * product(w * rest)) <= small**0.5 * left))
 
@@ -106,8 +106,7 @@ def _checked(x: jax.Array, product: Product, b: jax.Array, w: jax.Array, least_s
         like = jax.ShapeDtypeStruct((), x.dtype)
         return jax.pure_callback(_warn, like, where(bad, relative(left, size), 0.0), vmap_method="broadcast_all")
 
-    zero = jnp.zeros((), x.dtype)
-    return x + where(bad, jax.lax.cond(in_any(bad), warned, lambda: zero), 0.0)
+    return x + when_any(bad, warned, jnp.zeros((), x.dtype))
 
 
 def _warn(error: Any) -> np.ndarray:

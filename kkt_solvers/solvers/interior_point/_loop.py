@@ -29,7 +29,7 @@ from kkt_solvers.data.objectives import Quadratic
 from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.data.solution import Dual, Status
 from kkt_solvers.numerics.arrays import largest, tree_where, where
-from kkt_solvers.numerics.batches import in_any
+from kkt_solvers.numerics.batches import when_any
 from kkt_solvers.solvers.interior_point._iterate import (
     Bounds,
     Direction,
@@ -220,8 +220,7 @@ def _after_newton(
     suspect = newton & (~progress | (largest(following.y, following.nu) > _FAR))
     # The iterate itself may be the ray, or the step.
     rays, none = jnp.stack([following.y, d.step.y]), (jnp.zeros((), bool), jnp.zeros(2, bool))
-    proofs = jax.lax.cond(in_any(suspect), lambda: setting.proves(following.nu, rays), lambda: none)
-    infeasible, descents = suspect & proofs[0], suspect & proofs[1]
+    infeasible, descents = when_any(suspect, lambda: setting.proves(following.nu, rays), none)
     claim = where(infeasible, int(Status.PRIMAL_INFEASIBLE), state.claim)
     claim = where(descents[0] | descents[1], int(Status.DUAL_INFEASIBLE), claim)
     # A proof that there is no solution is kept as the last iterate.

@@ -75,7 +75,7 @@ class InteriorPoint(Solver):
 
         def proves(nu: jax.Array, rays: jax.Array) -> tuple[jax.Array, jax.Array]:
             infeasible = certificate_of_infeasibility(problem, (scales.rows * nu).reshape(shape))
-            return infeasible, jax.vmap(lambda ray: ray_of_descent(problem, scales.variables * ray))(rays)
+            return infeasible, jax.vmap(lambda ray: ray_of_descent(problem, scales.variables * ray)[0])(rays)
 
         def told(state: loop.State) -> None:
             """One row an iteration: after the active set has been solved for, where that is next."""
