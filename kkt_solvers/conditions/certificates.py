@@ -49,33 +49,30 @@ def ray_of_descent(problem: FlatProblem, ray: jax.Array) -> tuple[jax.Array, jax
     and `d`, its largest entry one: `ray` without what points out of the box.
 
     That `d` is a direction of the equality and flat is checked, each row beside its own terms and `d'P d` beside the
-    square of `sum |d_i| sqrt(P_ii)`, no less than `|d|'|P||d|`: so no unit counts.
+    square of `sum |d_i| sqrt(P_ii)`, no less than `|d|'|P||d|`: so no unit counts. Entries that are small beside the
+    largest may be rounding, or the ray in other units: it is tried without them, and with them.
     """
-    objective, equality = problem.objective, problem.equality
+    objective, equality, box = problem.objective, problem.equality, problem.box
     if not isinstance(objective, Quadratic):
         return jnp.zeros((), bool), ray
-    tol, d = _ray_tolerance(ray), _in_box_directions(problem, ray)
-    terms = equality.terms(d)
-    unit = (
-        largest(terms)
-        if isinstance(equality, Operator)
-        else jnp.maximum(jnp.ravel(terms), problem.equality.row_sizes())
-    )
-    on = jnp.all(jnp.abs(jnp.ravel(equality.product(d))) <= tol * unit)
-    slope, bend = objective.q * d, jnp.vdot(d, objective.matrix.product(d))
-    curvature = jnp.sum(jnp.abs(d) * jnp.sqrt(jnp.maximum(objective.matrix.diagonal_entries(), 0)))
-    # The last is false where an entry of d is not a finite number.
-    return on & (bend <= tol**1.5 * curvature**2) & (jnp.sum(slope) < -tol * jnp.sum(jnp.abs(slope))), d
-
-
-def _in_box_directions(problem: FlatProblem, ray: jax.Array) -> jax.Array:
-    box = problem.box
+    tol = _ray_tolerance(ray)
     d = ray / jnp.maximum(largest(ray), jnp.finfo(ray.dtype).tiny)
     d = where(jnp.isfinite(box.lower), jnp.maximum(d, 0), d)
     d = where(jnp.isfinite(box.upper), jnp.minimum(d, 0), d)
-    d = where(jnp.abs(d) <= _ray_tolerance(ray), 0.0, d)
-    left = largest(d)
-    return d / where(left > 0, left, 1.0)
+
+    def proves(d: jax.Array) -> tuple[jax.Array, jax.Array]:
+        left = largest(d)
+        d = d / where(left > 0, left, 1.0)
+        terms = jnp.ravel(equality.terms(d))
+        unit = largest(terms) if isinstance(equality, Operator) else jnp.maximum(terms, equality.row_sizes())
+        on = jnp.all(jnp.abs(jnp.ravel(equality.product(d))) <= tol * unit)
+        slope, bend = objective.q * d, jnp.vdot(d, objective.matrix.product(d))
+        curvature = jnp.sum(jnp.abs(d) * jnp.sqrt(jnp.maximum(objective.matrix.diagonal_entries(), 0)))
+        # The last is false where an entry of d is not a finite number.
+        return on & (bend <= tol**1.5 * curvature**2) & (jnp.sum(slope) < -tol * jnp.sum(jnp.abs(slope))), d
+
+    found, d = jax.vmap(proves)(jnp.stack([where(jnp.abs(d) <= tol, 0.0, d), d]))
+    return found[0] | found[1], where(found[0], d[0], d[1])
 
 
 class Verdict(NamedTuple):
