@@ -24,7 +24,6 @@ import jax.numpy as jnp
 from kkt_solvers.data.matrices import Dense, Diagonal, Map, Matrix, Product, Sparse
 from kkt_solvers.data.objectives import Quadratic, Separable, hessian_product
 from kkt_solvers.data.problem import FlatProblem
-from kkt_solvers.numerics import lapack
 from kkt_solvers.numerics.arrays import (
     block_sum,
     diagonal_matrix,
@@ -33,7 +32,6 @@ from kkt_solvers.numerics.arrays import (
     is_precise,
     where,
 )
-from kkt_solvers.numerics.batches import in_any
 from kkt_solvers.systems import sparse
 from kkt_solvers.systems.cholesky import cholesky, coupling, definite
 from kkt_solvers.systems.refinement import refined
@@ -89,16 +87,13 @@ class KKTMatrix(NamedTuple):
         return jnp.block([[top, A.T], [A, jnp.zeros((len(A), len(A)), top.dtype)]])
 
 
-def solver(
-    K: KKTMatrix, *, held: jax.Array | bool = False, pivot: jax.Array | None = None, exact: jax.Array | bool = True
-) -> Product:
+def solver(K: KKTMatrix, *, held: jax.Array | bool = False, exact: jax.Array | bool = True) -> Product:
     """`b -> x` with `K x = b`, for a matrix of unit size but for `D`; not finite where `K` is not definite on the
     coordinates that move.
 
-    `held` is whether to hold flat coordinates by a larger proximal term (in float32). `pivot` is whether to factorise
-    the whole matrix with pivoting, which costs more, and finds what two Cholesky factors miss (`None`: never). `exact`
-    is whether to refine to the last digit. If not, the step is that of a proximal-point method in float64: the
-    regularisation stays, so that multipliers do not drift where they are not unique. In float32 it is too large to.
+    `held` is whether to hold flat coordinates by a larger proximal term (in float32). `exact` is whether to
+    refine to the last digit. If not, the step is that of a proximal-point method in float64: the regularisation stays,
+    so that multipliers do not drift where they are not unique. In float32 it is too large to.
     """
     eps, precise = float(jnp.finfo(K.D.dtype).eps), is_precise(K.D.dtype)
     if isinstance(K.H, Sparse) or isinstance(K.A, Sparse):
@@ -106,8 +101,6 @@ def solver(
         weights = jnp.ones_like(added)
     else:
         inverse, added, weights = _cholesky_inverse(K, held)
-    if pivot is not None:
-        inverse = _pivoted(K, pivot, inverse)
     if exact is True:
         return lambda b: refined(inverse, K.product, b, jnp.ones_like(weights), 4 * eps)
     weights, most = where(exact, 1.0, weights), where(exact, 12, 4 if precise else 8)
@@ -154,27 +147,6 @@ def _cholesky_inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Product, ja
         return jnp.concatenate([L.unwhiten(w), dnu[: len(A)]])
 
     return inverse, added, jnp.concatenate([jax.lax.rsqrt(pivots), e[: len(A)]])
-
-
-def _pivoted(K: KKTMatrix, pivot: jax.Array, quick: Product) -> Product:
-    """The same by LU factors where `pivot`."""
-    needed, dtype = in_any(pivot), K.D.dtype
-
-    def factor() -> tuple[jax.Array, jax.Array, jax.Array]:
-        matrix = K.dense()
-        scale = inverse_root(Dense(matrix).largest(1))
-        shift = float(jnp.finfo(dtype).eps) ** (2 / 3) * where(jnp.arange(len(scale)) < K.D.size, 1.0, -1.0)
-        return *lapack.lu_factor(scale[:, None] * matrix * scale + diagonal_matrix(shift.astype(dtype))), scale
-
-    like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(factor))
-    lu, order, scale = jax.lax.cond(needed, factor, lambda: like)
-
-    def inverse(b: jax.Array) -> jax.Array:
-        x = quick(b)
-        thorough = jax.lax.cond(needed, lambda: scale * lapack.lu_solve(lu, order, scale * b), lambda: x)
-        return where(pivot, thorough, x)
-
-    return inverse
 
 
 def _sparse_inverse(K: KKTMatrix) -> tuple[Product, jax.Array]:

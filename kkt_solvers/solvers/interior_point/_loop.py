@@ -5,13 +5,11 @@ that the step leads to is measured.
 |---|---|---|---|
 | `START` | `D = I`, the box left out | Mehrotra's starting point | `NEWTON` |
 | `NEWTON` | the barrier's `D` | the next interior iterate | `ACTIVE` when due (see below) and at the end |
-| `ACTIVE` | of the free coordinates | the solution for the active set | itself, repaired; `PIVOTED`; back; or `DONE` |
-| `PIVOTED` | the same, LU factors | the same | `DONE` |
+| `ACTIVE` | of the free coordinates | the solution for the active set | itself, repaired; back; or `DONE` |
 | `DONE` | | | `START` or `NEWTON` with the next recovery, if the method is stuck |
 
 The active set is due when the residual has fallen far enough since the last time, and where it has stalled. It is
-repaired while that leaves fewer coordinates in the wrong set. Factors with pivoting are for the end, if the result is
-not exact without them.
+repaired while that leaves fewer coordinates in the wrong set.
 
 Recoveries, for quadratic objectives: `HELD` (float32 only, for free coordinates without cost: held by a larger proximal
 term, or what they add to the Schur complement drowns the rest) and `ELASTIC` (the equality may be out of reach: the
@@ -45,7 +43,7 @@ from kkt_solvers.solvers.interior_point._iterate import (
 from kkt_solvers.solvers.interior_point._steep_bounds import off_steep_bounds
 from kkt_solvers.systems.elimination import KKTMatrix, hessian, solver
 
-START, NEWTON, ACTIVE, PIVOTED, DONE = np.arange(5, dtype=np.int32)
+START, NEWTON, ACTIVE, DONE = np.arange(4, dtype=np.int32)
 NONE, HELD, ELASTIC = np.arange(3, dtype=np.int32)
 
 _REPAIRS = 6  # rounds of ACTIVE, at most
@@ -93,7 +91,6 @@ class Setting(NamedTuple):
     max_iterations: int
     polish: bool
     repairs: bool  # whether a wrong active set is worth another round
-    pivoting: bool
     holds: bool  # whether free coordinates can be held
 
 
@@ -164,8 +161,7 @@ def _round(method: Method, state: State) -> State:
     rest, H = conditions(p), hessian(problem, p.y)
     D = where(free > 0, p.z[0] / p.slack[0] + p.z[1] / p.slack[1], 1.0)
     K = KKTMatrix(H, problem.rows, D, free, elastic if method.quadratic else False)
-    pivot = state.phase == PIVOTED if setting.pivoting else None
-    inverse = solver(K, held=state.recovery == HELD, pivot=pivot, exact=solving)
+    inverse = solver(K, held=state.recovery == HELD, exact=solving)
 
     def solve(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = inverse(jnp.concatenate([free * r, s]))
@@ -259,12 +255,8 @@ def _after_active(method: Method, state: State, active: Active, following: Itera
     high = where(active.held[1], slope < 0, y > bounds.upper) & ~low
     held = jnp.stack([low, high])
     wrong = jnp.sum(jnp.any(held != active.held, axis=0)).astype(jnp.int32)
-    last, by_cholesky = ~_unfinished(method, state), state.phase == ACTIVE
-    repair = by_cholesky & (active.rounds < (_REPAIRS if setting.repairs else 1)) & (wrong > 0) & (wrong < active.wrong)
-    phase = where(repair, ACTIVE, where(last, DONE, state.back))
-    if setting.pivoting:
-        exact = min(float(jnp.finfo(slope.dtype).eps) ** 0.75, 5e-7)
-        phase = where(by_cholesky & last & ~repair & ~(state.smallest <= exact), PIVOTED, phase)
+    repair = (active.rounds < (_REPAIRS if setting.repairs else 1)) & (wrong > 0) & (wrong < active.wrong)
+    phase = where(repair, ACTIVE, where(_unfinished(method, state), state.back, DONE))
     due = where(state.smallest > _NEARLY, _NEARLY, _RETRY * state.smallest)
     return state._replace(
         phase=phase,

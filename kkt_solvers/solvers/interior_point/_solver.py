@@ -20,7 +20,7 @@ from kkt_solvers.solvers.interior_point import _loop as loop
 from kkt_solvers.solvers.interior_point._convexity import missing_curvature, with_curvature
 from kkt_solvers.solvers.interior_point._iterate import Iterate, both
 from kkt_solvers.solvers.interior_point._steep_bounds import off_steep_bounds
-from kkt_solvers.systems.kkt import DENSE_UP_TO, MatrixFreeKKT, SparseKKT, choose
+from kkt_solvers.systems.kkt import MatrixFreeKKT, SparseKKT, choose
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,6 @@ class InteriorPoint(Solver):
             max_iterations=self.max_iterations,
             polish=self.polish,
             repairs=not is_linear(problem.objective),  # a vertex needs as many free coordinates as rows
-            pivoting=self.polish and not sparse and init.size + problem.equality.target.size <= DENSE_UP_TO,
             holds=not is_precise(init.dtype) and not sparse,
         )
         zero = jnp.zeros_like(init)
