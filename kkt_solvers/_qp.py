@@ -94,7 +94,7 @@ def solve_qp(
     problem = Problem(Quadratic(hessian, slope), equality, Box(lower, upper))
     solution = solve(problem, _with_slacks(init, G, h), solver=solver, progress=progress)
     nu = jnp.zeros(0, dtype) if equality is None else solution.dual.equality
-    # Of a ray too: what is negative there is rounding.
+    # Also for a ray: a negative entry is rounding.
     of_rows = jnp.where(no_constraint, 0.0, jnp.maximum(nu[m:], 0.0))
     dual = Dual(nu[:m], solution.dual.lower[:n], solution.dual.upper[:n], of_rows)
     return Solution(

@@ -10,10 +10,11 @@ from kkt_solvers._derivative import attach, optimal_value
 from kkt_solvers.conditions.certificates import certify
 from kkt_solvers.conditions.multipliers import Point, complete_dual, with_a_row, without_the_row
 from kkt_solvers.conditions.residuals import default_tolerance
-from kkt_solvers.data.flatten import check_init, check_values, flatten, hoisted, middle_of_box
+from kkt_solvers.data.flatten import check_init, check_values, flatten, hoisted
 from kkt_solvers.data.functions import check_functions, functions_hold
 from kkt_solvers.data.objectives import Separable
 from kkt_solvers.data.problem import FlatProblem, Problem
+from kkt_solvers.data.sizes import middle_of_box
 from kkt_solvers.data.solution import Dual, Solution, Status, is_differentiable
 from kkt_solvers.numerics.arrays import full_precision, where
 from kkt_solvers.numerics.progress import Listener, listener_of, listening

@@ -1,5 +1,4 @@
-"""The status that a point supports, and the proofs that there is no solution. Nothing here knows which solver found the
-point."""
+"""The status of a point, and the proofs that there is no solution. Nothing here knows which solver found the point."""
 
 from typing import NamedTuple
 
@@ -23,9 +22,9 @@ def _ray_tolerance(ray: jax.Array) -> float:
 def certificate_of_infeasibility(problem: FlatProblem, nu: jax.Array) -> jax.Array:
     """Whether `nu` proves that no point of the box satisfies the equality (Farkas): `nu'(A y - b) > 0` on all of it.
 
-    With `w = A'nu` the smallest value over the box is `sum_i w_i (l_i or u_i) - b'nu`; where that bound is infinite
-    `w_i` must vanish, up to rounding. What is left of it there must not outweigh that value for any `y` within a
-    thousand times the size of `b`: a `nu` of which one entry is huge proves nothing by its small ones.
+    With `w = A'nu` the smallest value over the box is `sum_i w_i (l_i or u_i) - b'nu`. If that bound is infinite, `w_i`
+    must be zero up to rounding, and this rounding must not outweigh the value for any `y` within a thousand times the
+    size of `b`: if one entry of `nu` is huge, the small ones prove nothing.
     """
     box, target, rows = problem.box, jnp.ravel(problem.equality.target), problem.equality.row_sizes()
     w, nu = adjoint(problem, nu), jnp.ravel(nu)
@@ -34,7 +33,7 @@ def certificate_of_infeasibility(problem: FlatProblem, nu: jax.Array) -> jax.Arr
     terms, ends = where(finite & (w != 0), w * bound, 0.0), target * nu
     value, scale = jnp.sum(terms) - jnp.sum(ends), jnp.sum(jnp.abs(terms)) + jnp.sum(jnp.abs(ends))
     left = jnp.sum(where(finite, 0.0, jnp.abs(w)))
-    # Where an entry of w is zero up to rounding, whatever the scales of rows and columns of A.
+    # An entry of w is zero up to rounding relative to its own terms, so scaling of rows and columns does not count.
     level = jnp.max(jnp.abs(nu) * rows, initial=0) / where(rows > 0, rows, 1.0)
     size = problem.equality.adjoint_terms(level.reshape(problem.equality.target.shape))
     possible = jnp.all(finite | (jnp.abs(w) <= 1e-2 * _ray_tolerance(nu) * size))

@@ -86,7 +86,8 @@ def _relative(problem: FlatProblem, y: jax.Array, nu: Any, lower: jax.Array, upp
 def held_by(
     problem: FlatProblem, y: jax.Array, nu: Any, lower: jax.Array, upper: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Where multipliers `lower` and `upper`, relative to the gradient, exceed the relative distance to the bound."""
+    """Masks of the coordinates whose multiplier, relative to the gradient, exceeds the relative distance to the bound:
+    at the lower bound, and at the upper bound."""
     multipliers, distances = _relative(problem, y, nu, lower, upper)
     below, above = multipliers[0] > distances[0], multipliers[1] > distances[1]
     return below, above & ~(below & (lower >= upper))
@@ -120,7 +121,7 @@ def recover_equality(problem: FlatProblem, y: jax.Array) -> Any:
         curvature = hessian_product(problem.objective, y, jnp.ones_like(y))
         good = jnp.isfinite(curvature) & (curvature > 0)
         weight = where(good, weight / where(good, curvature, 1.0), weight)
-    # Where no coordinate is free the multiplier is not unique; the least-squares one of all will do.
+    # If no coordinate is free, the multiplier is not unique; take the least-squares one over all coordinates.
     weight = where(jnp.any(weight > 0), weight, usable.astype(y.dtype))
     gradient = where(usable, gradient, 0.0)
     rows = problem.rows.dense()

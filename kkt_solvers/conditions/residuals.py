@@ -65,8 +65,10 @@ class Units(NamedTuple):
 
 
 def gradient_and_terms(objective: Objective, y: jax.Array, box: Box) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """`grad f`, and the terms that cancel in it: `P y` and `q`. Where `q` is zero and `P y` is rounding, what it may be
-    rounded to: the part `_rounding` of the terms `P_ii y_i`.
+    """`grad f`, and the terms that cancel in it.
+
+    For a quadratic objective the terms are `P y` and `q`; if `q` is zero, `P y` is all of the gradient and is measured
+    beside its own rounding, the part `_rounding` of the terms `P_ii y_i`.
 
     For a function the terms are `H S r`, with a diagonal `S` of signs, and the gradient itself: what is left of `H y`
     where `grad f` is linear. `r` is `|y|`, or the distance to a bound that is nearer: beside a bound where the slope is
@@ -100,7 +102,7 @@ def units(
     widest = functools.reduce(jnp.maximum, [jnp.abs(term) for term in terms])
     of_gradient, of_y = largest(widest), size_of(y, natural)
     known = where(jnp.isfinite(value), jnp.abs(value), 0)
-    # Where only what costs nothing is not zero, the others count by a part of the size that they might have.
+    # If all coordinates with a cost are zero, they count with a part of their natural size.
     reach = jnp.maximum(jnp.abs(y), _rounding(y.dtype) * natural_sizes(problem)[1])
     if isinstance(problem.objective, Smooth):
         # At a minimum at the origin all of the terms vanish; what a user's function is rounded to does not.
@@ -129,7 +131,8 @@ def equality_residual(
 
 
 def _steep_residuals(problem: FlatProblem, y: jax.Array, nu: jax.Array) -> Residuals:
-    """Those of a steep objective, whose bounds have no multipliers: few passes, and no value of the objective."""
+    """The residuals for a steep objective, whose bounds have no multipliers. They take few passes over `y`, and the
+    objective is not evaluated."""
     box, zero = problem.box, jnp.zeros((), y.dtype)
 
     # Most often y is the minimiser to the last digit, and inside. One sum shows that: the sum of the sizes of the

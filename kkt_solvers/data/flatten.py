@@ -14,9 +14,9 @@ from jax.flatten_util import ravel_pytree
 from kkt_solvers.data.matrices import Map
 from kkt_solvers.data.objectives import Quadratic, Separable, Smooth
 from kkt_solvers.data.problem import Affine, Box, Equality, FlatProblem, Operator, Problem, Sum
-from kkt_solvers.data.sizes import natural_sizes, unit_of_data
+from kkt_solvers.data.sizes import middle_of_box, natural_sizes, unit_of_data
 from kkt_solvers.data.solution import Dual, Solution
-from kkt_solvers.numerics.arrays import cast, float_dtype, is_concrete, where
+from kkt_solvers.numerics.arrays import cast, float_dtype, is_concrete
 from kkt_solvers.numerics.hoist import hoist
 
 _FORM_UP_TO = 3e7  # entries of the matrix of an equality, or of P, given as a function
@@ -295,11 +295,3 @@ def flatten(problem: Problem, init: Any) -> tuple[FlatProblem, jax.Array, Callab
 
 def _as_floats(init: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf) * 1.0, init)
-
-
-def middle_of_box(box: Box, unit: Any = 1.0) -> jax.Array:
-    """A point inside the box: its middle where it is bounded, else one within a unit of its bound and of zero."""
-    lower, upper = box.lower, box.upper
-    below = where(jnp.isfinite(lower), lower, jnp.minimum(upper, unit) - unit)
-    above = where(jnp.isfinite(upper), upper, jnp.maximum(lower, -unit) + unit)
-    return 0.5 * (below + above)

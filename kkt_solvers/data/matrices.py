@@ -1,4 +1,4 @@
-"""The matrices of a problem: one class for each structure that is made use of, all with the same methods.
+"""The matrices of a problem: one class for each structure that is made use of, all with the methods of `Matrix`.
 
 | class | holds | where |
 |---|---|---|
@@ -23,91 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.sparse import BCOO
 
+from kkt_solvers.data.matrix import Matrix, Parts, Product
 from kkt_solvers.numerics.arrays import diagonal_matrix, diagonal_of, floating, signs, where
 from kkt_solvers.numerics.pytree import pytree
-
-Parts = tuple[jax.Array, jax.Array | None]
-Product = Callable[[jax.Array], jax.Array]
-
-
-class Matrix:
-    """What is the same for all of them. `P` below is a symmetric matrix, `A` any."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        raise NotImplementedError
-
-    def product(self, v: jax.Array) -> jax.Array:
-        """`A v`."""
-        raise NotImplementedError
-
-    def adjoint(self, v: jax.Array) -> jax.Array:
-        """`A'v`."""
-        return self.product(v)
-
-    def absolute(self) -> "Matrix":
-        """`|A|`, entry by entry."""
-        raise NotImplementedError
-
-    def largest(self, axis: int, weights: jax.Array | None = None) -> jax.Array:
-        """The largest absolute entry of each column (`axis=0`) or row (`axis=1`), entries along it times `weights`."""
-        raise NotImplementedError
-
-    def sums(self, axis: int) -> jax.Array:
-        """The sum of the absolute entries of each column (`axis=0`) or row (`axis=1`)."""
-        raise NotImplementedError
-
-    def scaled(self, rows: jax.Array, columns: jax.Array) -> "Matrix":
-        """`diag(rows) A diag(columns)`."""
-        raise NotImplementedError
-
-    def stored(self) -> int:
-        """How many entries are stored."""
-        return 0
-
-    def dense(self) -> jax.Array:
-        raise NotImplementedError
-
-    def densified(self) -> "Matrix":
-        """The same as a `Dense`, where it is not zero beside the diagonal."""
-        return Dense(self.dense())
-
-    # ------------------------------------------------------------------------------------------- symmetric
-    def diagonal_entries(self) -> jax.Array:
-        """The diagonal of `P`."""
-        raise NotImplementedError
-
-    def diagonal_terms(self, y: jax.Array) -> jax.Array:
-        """`P_ii y_i`."""
-        return self.diagonal_entries() * y
-
-    def column_sizes(self, d: jax.Array) -> jax.Array:
-        """The largest absolute entry of each column of `diag(d) P diag(d)`, or a bound of it."""
-        return d * self.largest(0, d)
-
-    def congruent(self, d: jax.Array, c: jax.Array) -> "Matrix":
-        """`c diag(d) P diag(d)`, of the same structure."""
-        return self.scaled(c * d, d)
-
-    def parts(self) -> Parts:
-        """`P = base + rows' rows`: a vector (the diagonal) or a dense matrix, and an array of few rows or `None`."""
-        return self.dense(), None
-
-    def split(self) -> tuple[jax.Array, Product | None]:
-        """`p` and `v -> R v`, `None` for zero, with `P = diag(p) + R` and both positive semidefinite if `P` is."""
-        # Where every row is diagonally dominant its excess can be taken out; else only rows that are coupled to none.
-        diagonal, off = self.diagonal_entries(), self.beside_the_diagonal()
-        others = off.sums(0)
-        p = jnp.where(jnp.all(diagonal >= others), diagonal - others, jnp.where(others == 0, diagonal, 0.0))
-        return p, lambda v: off.product(v) + (diagonal - p) * v
-
-    def beside_the_diagonal(self) -> "Matrix":
-        """`P` without its diagonal."""
-        raise NotImplementedError
-
-    def coordinates(self) -> tuple[jax.Array, jax.Array]:
-        """Values, and the pairs of indices where they stand."""
-        raise NotImplementedError
 
 
 @pytree()
@@ -122,16 +40,13 @@ class Zero(Matrix):
     def product(self, v: jax.Array) -> jax.Array:
         return jnp.zeros_like(v)
 
-    def densified(self) -> "Matrix":
-        return self
-
     def diagonal_entries(self) -> jax.Array:
         return jnp.zeros_like(self.like)
 
     def column_sizes(self, d: jax.Array) -> jax.Array:
         return jnp.zeros_like(d)
 
-    def congruent(self, d: jax.Array, c: jax.Array) -> "Matrix":
+    def congruent(self, d: jax.Array, c: jax.Array) -> Matrix:
         return self
 
     def parts(self) -> Parts:
@@ -159,19 +74,13 @@ class Diagonal(Matrix):
     def stored(self) -> int:
         return self.entries.size
 
-    def densified(self) -> "Matrix":
-        return self
-
-    def dense(self) -> jax.Array:
-        return diagonal_matrix(self.entries)
-
     def diagonal_entries(self) -> jax.Array:
         return self.entries
 
     def column_sizes(self, d: jax.Array) -> jax.Array:
         return jnp.abs(self.entries) * d * d
 
-    def congruent(self, d: jax.Array, c: jax.Array) -> "Matrix":
+    def congruent(self, d: jax.Array, c: jax.Array) -> Matrix:
         return Diagonal(c * d * d * self.entries)
 
     def parts(self) -> Parts:
@@ -200,7 +109,7 @@ class Dense(Matrix):
     def adjoint(self, v: jax.Array) -> jax.Array:
         return v @ self.entries  # XLA writes out a transpose
 
-    def absolute(self) -> "Matrix":
+    def absolute(self) -> Matrix:
         return Dense(jnp.abs(self.entries))
 
     def largest(self, axis: int, weights: jax.Array | None = None) -> jax.Array:
@@ -212,7 +121,7 @@ class Dense(Matrix):
     def sums(self, axis: int) -> jax.Array:
         return jnp.sum(jnp.abs(self.entries), axis=axis)
 
-    def scaled(self, rows: jax.Array, columns: jax.Array) -> "Matrix":
+    def scaled(self, rows: jax.Array, columns: jax.Array) -> Matrix:
         return Dense(rows[:, None] * self.entries * columns)
 
     def stored(self) -> int:
@@ -221,13 +130,10 @@ class Dense(Matrix):
     def dense(self) -> jax.Array:
         return self.entries
 
-    def densified(self) -> "Matrix":
-        return self
-
     def diagonal_entries(self) -> jax.Array:
         return diagonal_of(self.entries)
 
-    def beside_the_diagonal(self) -> "Matrix":
+    def off_diagonal(self) -> Matrix:
         return Dense(self.entries - diagonal_matrix(diagonal_of(self.entries)))
 
     def coordinates(self) -> tuple[jax.Array, jax.Array]:
@@ -253,7 +159,7 @@ class Sparse(Matrix):
     def adjoint(self, v: jax.Array) -> jax.Array:
         return self.entries.transpose() @ v
 
-    def absolute(self) -> "Matrix":
+    def absolute(self) -> Matrix:
         return self._with(jnp.abs(self.entries.data))
 
     def largest(self, axis: int, weights: jax.Array | None = None) -> jax.Array:
@@ -265,7 +171,7 @@ class Sparse(Matrix):
         zeros = jnp.zeros(self.shape[1 - axis], self.entries.dtype)
         return zeros.at[self.entries.indices[:, 1 - axis]].add(jnp.abs(self.entries.data))
 
-    def scaled(self, rows: jax.Array, columns: jax.Array) -> "Matrix":
+    def scaled(self, rows: jax.Array, columns: jax.Array) -> Matrix:
         i, j = self.entries.indices.T
         return self._with(rows[i] * self.entries.data * columns[j])
 
@@ -275,11 +181,14 @@ class Sparse(Matrix):
     def dense(self) -> jax.Array:
         return self.entries.todense()
 
+    def densified(self) -> Matrix:
+        return Dense(self.dense())
+
     def diagonal_entries(self) -> jax.Array:
         row, column = self.entries.indices.T
         return jnp.zeros(self.shape[0], self.entries.dtype).at[row].add(where(row == column, self.entries.data, 0))
 
-    def beside_the_diagonal(self) -> "Matrix":
+    def off_diagonal(self) -> Matrix:
         row, column = self.entries.indices.T
         return self._with(where(row == column, 0, self.entries.data))
 
@@ -321,6 +230,9 @@ class LowRank(Matrix):
     def dense(self) -> jax.Array:
         return diagonal_matrix(self.diagonal) + self.factor @ self.factor.T
 
+    def densified(self) -> Matrix:
+        return Dense(self.dense())
+
     def diagonal_entries(self) -> jax.Array:
         return self.diagonal + jnp.sum(self.factor * self.factor, axis=1)
 
@@ -329,7 +241,7 @@ class LowRank(Matrix):
         root = d * jnp.sqrt(jnp.abs(self.diagonal) + jnp.sum(self.factor**2, axis=1))
         return root * jnp.max(root, initial=0)
 
-    def congruent(self, d: jax.Array, c: jax.Array) -> "Matrix":
+    def congruent(self, d: jax.Array, c: jax.Array) -> Matrix:
         return LowRank(c * d * d * self.diagonal, jnp.sqrt(c) * d[:, None] * self.factor)
 
     def parts(self) -> Parts:
@@ -365,7 +277,7 @@ class Map(Matrix):
     def column_sizes(self, d: jax.Array) -> jax.Array:
         return jnp.zeros_like(d)  # its entries are not to be seen
 
-    def congruent(self, d: jax.Array, c: jax.Array) -> "Matrix":
+    def congruent(self, d: jax.Array, c: jax.Array) -> Matrix:
         return Map(lambda v: c * d * self.function(d * v), self.like)
 
     def split(self) -> tuple[jax.Array, Product | None]:
@@ -373,7 +285,7 @@ class Map(Matrix):
 
 
 def as_matrix(value: Any, like: Any = None) -> Matrix:
-    """What a user passed, as one of these; `like` is a vector that it takes."""
+    """The matrix that a user passed, as one of the classes above; `like` is a vector that it can be multiplied by."""
     if isinstance(value, Map):
         return value if value.like is not None else Map(value.function, like)
     if isinstance(value, Matrix):

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers.data.matrices import Diagonal, Map, Matrix, Zero, as_matrix
+from kkt_solvers.data.matrices import Diagonal, Map, Zero, as_matrix
+from kkt_solvers.data.matrix import Matrix
 from kkt_solvers.numerics.arrays import floating, floating_tree, matrix, where
 from kkt_solvers.numerics.hoist import elementwise_derivative
 from kkt_solvers.numerics.pytree import pytree
@@ -131,7 +132,7 @@ class Smooth:
         return jax.grad(self.__call__)(y)
 
 
-# What solvers and the derivative see: `__call__` and `gradient` on flat vectors.
+# Solvers and the derivative use `__call__` and `gradient`, on flat vectors.
 Objective = Quadratic | Separable | Smooth
 
 

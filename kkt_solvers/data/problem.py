@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from kkt_solvers.data.matrices import Matrix, as_matrix
+from kkt_solvers.data.matrices import as_matrix
+from kkt_solvers.data.matrix import Matrix
 from kkt_solvers.data.objectives import Objective
 from kkt_solvers.numerics.arrays import block_sum, floating, floating_tree, largest, matrix, signs
 from kkt_solvers.numerics.pytree import pytree

@@ -1,10 +1,12 @@
 """Sizes of what a problem is made of, from its data alone: what residuals are measured beside."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from kkt_solvers.data.objectives import Quadratic, is_linear
-from kkt_solvers.data.problem import FlatProblem, Operator
+from kkt_solvers.data.problem import Box, FlatProblem, Operator
 from kkt_solvers.numerics.arrays import largest, relative, where
 
 
@@ -26,10 +28,10 @@ def sizes_of_data(problem: FlatProblem) -> tuple[jax.Array, jax.Array]:
 def natural_sizes(problem: FlatProblem) -> tuple[jax.Array, jax.Array]:
     """Sizes of `y` and of each of its coordinates, from the data alone, whatever the units of the variables.
 
-    The size of `y` is the least that can meet the equality. Where `b = 0` it is the unconstrained minimiser of a
-    quadratic objective or the nearest bound, whichever is nearer to zero, and one where neither is. That of a
-    coordinate is its nearest bound that is not zero, or else the least value that alone would meet a row of the
-    equality; zero where there is none.
+    The size of `y` is the smallest one that can satisfy the equality. If `b = 0`, it is the size of the unconstrained
+    minimiser of a quadratic objective or the nearest bound, whichever is smaller, and one if there is neither. The size
+    of a coordinate is its nearest nonzero bound, or else the smallest value that satisfies a row of the equality by
+    itself; zero if there is none.
     """
     if problem.natural is not None:
         return problem.natural
@@ -53,3 +55,11 @@ def unit_of_data(problem: FlatProblem) -> jax.Array:
     nearest, rows = sizes_of_data(problem)
     unit = jnp.maximum(jnp.max(rows, initial=0), _inverse(jnp.max(nearest)))
     return where(unit > 0, unit, 1.0)
+
+
+def middle_of_box(box: Box, unit: Any = 1.0) -> jax.Array:
+    """A point inside the box: its middle where it is bounded, else one within a unit of its bound and of zero."""
+    lower, upper = box.lower, box.upper
+    below = where(jnp.isfinite(lower), lower, jnp.minimum(upper, unit) - unit)
+    above = where(jnp.isfinite(upper), upper, jnp.maximum(lower, -unit) + unit)
+    return 0.5 * (below + above)

@@ -13,7 +13,7 @@ import scipy.sparse
 from jax.experimental.sparse import BCOO
 
 # A decorator. Unless told otherwise a GPU rounds the factors of a product of float32 matrices to eleven bits: with that
-# no residual gets below 1e-4. What JAX calls later needs a decorator of its own: rules of derivatives and of batches.
+# no residual gets below 1e-4. Functions that JAX calls later (rules of derivatives and batches) need it as well.
 full_precision = jax.default_matmul_precision("highest")
 
 

@@ -1,4 +1,4 @@
-"""What a batch does otherwise than each of its instances alone."""
+"""Rules for batches (`jax.vmap`) that differ from the rules for a single instance."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +13,8 @@ from kkt_solvers.numerics.arrays import full_precision, tree_where
 def in_any(flag: jax.Array) -> jax.Array:
     """`flag`; under `vmap`, whether it holds for any instance.
 
-    `lax.cond` on a flag that differs between instances takes both branches always. On this one it does not: what is
-    rarely needed costs nothing where no instance needs it. The choice per instance is then to be made: see `when_any`.
+    `lax.cond` on a flag that differs between instances always computes both branches. This one is the same for all,
+    so a branch that no instance needs is skipped. The caller then chooses per instance: see `when_any`.
     """
     return flag
 
@@ -25,8 +25,8 @@ def _in_any_of_batch(size: int, batched: Any, flag: jax.Array) -> tuple[jax.Arra
 
 
 def when_any(flag: jax.Array, compute: Callable[[], Any], otherwise: Any) -> Any:
-    """`compute()` where the scalar `flag` holds, else `otherwise`, pytrees of one structure; nothing is computed where
-    it holds for no instance of a batch."""
+    """`compute()` if the scalar `flag` is true, else `otherwise`: pytrees of one structure. A batch skips `compute` if
+    the flag is false for all instances."""
     return tree_where(flag, jax.lax.cond(in_any(flag), compute, lambda: otherwise), otherwise)
 
 
@@ -34,9 +34,9 @@ def one_by_one(function: Callable[..., Any], *, by_first: bool = False) -> Calla
     """`function` of arrays, mapped over a batch one instance after the other on a CPU; elsewhere a batch stays one.
     With `by_first` it stays one also where the first argument is the same for all: one matrix, many right-hand sides.
 
-    On a CPU nothing is lost by it: every instance stays in the cache and stops on its own, and a `lax.cond` takes one
-    branch only. A batched LAPACK call, however, spreads over the threads of XLA's pool and waits, in a thread of that
-    pool: two of them on two cores may wait for each other for ever (jax 0.10.2).
+    On a CPU this costs nothing: every instance stays in the cache and stops on its own, and `lax.cond` computes one
+    branch only. A batched LAPACK call would use the threads of XLA's pool and wait for them in a thread of the same
+    pool: two such calls on two cores can wait for each other for ever (jax 0.10.2).
     """
 
     function = full_precision(function)

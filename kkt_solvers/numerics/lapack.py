@@ -19,7 +19,7 @@ solve_lower_rows = one_by_one(lambda L, A: jax.lax.linalg.triangular_solve(L.T, 
 
 
 def _pseudo_inverse(K: jax.Array) -> jax.Array:
-    """Of a symmetric matrix."""
+    """The pseudo-inverse of a symmetric matrix."""
     values, vectors = jnp.linalg.eigh(K)
     cut = 10 * len(K) * float(jnp.finfo(K.dtype).eps) * jnp.max(jnp.abs(values))
     return vectors * where(jnp.abs(values) > cut, 1 / values, 0.0) @ vectors.T

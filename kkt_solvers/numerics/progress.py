@@ -1,4 +1,4 @@
-"""Reports from inside compiled solver loops. Where nobody listens nothing is compiled in."""
+"""Reports from inside compiled solver loops. Without a listener nothing is compiled in."""
 
 import contextlib
 import contextvars

@@ -1,6 +1,7 @@
 """Solvers: small frozen dataclasses of settings with one method, `run`."""
 
-from kkt_solvers.data.matrices import Map, Matrix
+from kkt_solvers.data.matrices import Map
+from kkt_solvers.data.matrix import Matrix
 from kkt_solvers.data.objectives import Quadratic, Separable, as_separable
 from kkt_solvers.data.problem import FlatProblem, Operator
 from kkt_solvers.solvers._adapters import Jaxopt, Scipy

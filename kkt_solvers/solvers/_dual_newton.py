@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from kkt_solvers.conditions.certificates import certificate_of_infeasibility
 from kkt_solvers.conditions.elementwise import minimise_elementwise, slope_of_minimiser
 from kkt_solvers.conditions.residuals import default_tolerance
-from kkt_solvers.data.flatten import middle_of_box
 from kkt_solvers.data.objectives import Separable
 from kkt_solvers.data.problem import FlatProblem
+from kkt_solvers.data.sizes import middle_of_box
 from kkt_solvers.data.solution import Dual, Status
 from kkt_solvers.numerics import lapack
 from kkt_solvers.numerics.arrays import diagonal_of, largest, relative, tree_where

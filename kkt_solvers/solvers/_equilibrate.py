@@ -27,9 +27,9 @@ class Scales(NamedTuple):
 def equilibrated(problem: FlatProblem, init: jax.Array, *, sparse: bool) -> tuple[FlatProblem, Scales]:
     """The problem, scaled: Ruiz's iteration [ruiz2001] on `[[P, A'], [A, 0]]`, and the objective by `P` and `q`.
 
-    Of a function the rows of the equality are scaled, and all variables alike, to about one, and the objective by
-    its curvature beside `init`; of a separable objective the rows only. The equality becomes an `Affine`; matrices
-    become dense unless `sparse`.
+    For a general function the rows of the equality are scaled to about one, all variables by one unit, and the
+    objective by its curvature near `init`. For a separable objective only the rows are scaled. The equality becomes an
+    `Affine`; matrices become dense unless `sparse`.
     """
     objective = problem.objective
     A, quadratic = problem.rows, isinstance(objective, Quadratic)
@@ -55,8 +55,8 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, sparse: bool) -> tupl
     target = jnp.ravel(problem.equality.target)
     c, scaled = jnp.ones((), init.dtype), objective
     if isinstance(objective, Quadratic):
-        # Variables of the size of the right-hand side: a proximal term counts in that unit. Where that is small, they
-        # may be as large as the unconstrained minimiser, but no larger than one, which needs no other unit.
+        # The unit of the variables is the size of the right-hand side: a proximal term counts in that unit. If the
+        # right-hand side is small, it is the size of the unconstrained minimiser, up to one.
         curvature, slope = largest(P.column_sizes(d)), largest(d * objective.q)
         free = where(curvature > 0, slope / where(curvature > 0, curvature, 1.0), 1.0)
         unit = jnp.maximum(largest(e * target), jnp.clip(free, 0.0, 1.0))

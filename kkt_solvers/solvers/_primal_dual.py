@@ -71,7 +71,7 @@ class PrimalDual(Solver):
         scaled, scales = preconditioned(problem, init)
         method = Method(scaled)
         shape, objective = problem.equality.target.shape, problem.objective
-        # Where nothing is minimised nothing has a price, and no multiplier is small enough.
+        # Without an objective no multiplier has a meaning, and none would be small enough.
         priced = jnp.any(objective.q != 0) | (not is_linear(objective))
 
         def back(y: jax.Array, nu: jax.Array) -> tuple[jax.Array, jax.Array]:

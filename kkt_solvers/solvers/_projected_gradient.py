@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers.conditions.residuals import default_tolerance
-from kkt_solvers.data.flatten import middle_of_box
 from kkt_solvers.data.objectives import Separable
 from kkt_solvers.data.problem import Box, FlatProblem
+from kkt_solvers.data.sizes import middle_of_box
 from kkt_solvers.data.solution import Dual
 from kkt_solvers.numerics.arrays import inverse_root
 from kkt_solvers.numerics.batches import one_by_one

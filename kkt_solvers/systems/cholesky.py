@@ -1,7 +1,7 @@
-"""Cholesky factors of matrices that may have few rows with entries beside the diagonal.
+"""Cholesky factors of dense matrices, at the price of the rows that have off-diagonal entries.
 
-Of a quadratic program that is handed over as a dense array the Hessian often is diagonal, or has entries for a few of
-the variables only; that of its free coordinates the more so. Under `jit` that is seen at run time only.
+A Hessian that is passed as a dense array is often diagonal, or couples only a few of the variables, and even fewer of
+the free ones. Under `jit` this can be seen at run time only.
 """
 
 import functools
@@ -20,17 +20,19 @@ _PARTS = (4, 2, 1)  # the sizes of a triangle: a quarter of the rows, half of th
 
 
 class Coupling(NamedTuple):
-    """Which rows of a matrix have entries beside the diagonal: they are among the last ones of `order`, in a part as
-    large as `size` says, an index of `_PARTS`."""
+    """Which rows of a matrix are coupled, that is, have off-diagonal entries."""
 
-    size: jax.Array
-    order: jax.Array
-    place: jax.Array  # in that order
+    size: jax.Array  # index of `_PARTS`: how large the triangle of the coupled rows is
+    order: jax.Array  # a permutation that puts the coupled rows last
+    place: jax.Array  # its inverse
 
 
 def coupling(H: jax.Array, free: jax.Array | None = None) -> Coupling | None:
-    """That of a symmetric `H`, or of its rows and columns that are `free`; `None` where it is not worth the look, as on
-    a GPU, which waits at every branch. In a batch the size is that of all."""
+    """The coupling of a symmetric `H`, or of its `free` rows and columns.
+
+    `None` for small matrices and on a GPU, which waits at every branch. A batch has one size, the largest of its
+    instances.
+    """
     n = len(H)
     if H.ndim == 1 or n < _FROM or jax.default_backend() != "cpu":
         return None
@@ -48,11 +50,13 @@ def coupling(H: jax.Array, free: jax.Array | None = None) -> Coupling | None:
 
 
 class Factor(NamedTuple):
-    """`R` with `K = R R'`, of a positive definite `K`: a lower triangle for the rows that are coupled, and roots."""
+    """`R` with `K = R R'` for a positive definite `K`."""
 
-    root: jax.Array  # of the diagonal
-    triangles: tuple[jax.Array, ...]  # one for each size, of which one is used; of a diagonal matrix none
-    coupling: Coupling | None  # if there is more than one
+    root: jax.Array  # the square root of the diagonal of K: R itself in the rows that are not coupled
+    triangles: tuple[
+        jax.Array, ...
+    ]  # R in the coupled rows: one for each size, only one is used; none if K is diagonal
+    coupling: Coupling | None  # `None` if there is only one triangle
 
     def pivots(self) -> jax.Array:
         """The diagonal of `R`."""
@@ -66,7 +70,7 @@ class Factor(NamedTuple):
         return self._of_its_size(of)
 
     def is_definite(self) -> jax.Array:
-        """Whether `K` is; where it is not, all of its triangle is NaN."""
+        """Whether `K` is positive definite; if not, LAPACK's triangle is NaN."""
 
         def of(triangle: jax.Array) -> jax.Array:
             head = self._order(triangle)[0]
@@ -104,7 +108,7 @@ class Factor(NamedTuple):
         return self._of_its_size(by)
 
     def _order(self, triangle: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The rows that are not in the triangle, and those that are."""
+        """The rows outside the triangle, and the rows in it."""
         rest = len(self.root) - len(triangle)
         order = jnp.arange(len(self.root)) if self.coupling is None else self.coupling.order
         return order[:rest], order[rest:]
@@ -118,7 +122,7 @@ class Factor(NamedTuple):
 def cholesky(H: jax.Array, scale: jax.Array, shift: jax.Array, coupling: Coupling | None = None) -> Factor:
     """The factor of `diag(scale) H diag(scale) + diag(shift)`, with `H` a symmetric matrix or the diagonal of one.
 
-    That is formed where it is factorised: XLA then does both in one pass.
+    The sum is formed beside the factorisation, so that XLA does both in one pass.
     """
     if H.ndim == 1:
         return Factor(jnp.sqrt(scale * H * scale + shift), (), None)
@@ -144,8 +148,10 @@ def definite(
     coupling: Coupling | None = None,
     times: tuple[float, ...] = (0, 1, 64),
 ) -> tuple[Factor, jax.Array]:
-    """The same for a matrix that rounding may have made indefinite: with the first of the shifts `shift + times more`
-    for which there is a factor; and how many were tried."""
+    """The factor of a matrix that rounding may have made indefinite, and how many shifts were tried.
+
+    The shifts `shift + times more` are tried one after the other until the matrix is positive definite.
+    """
     if H.ndim == 1:
         return cholesky(H, scale, shift), jnp.ones((), jnp.int32)
 

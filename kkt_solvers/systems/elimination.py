@@ -3,8 +3,8 @@
     K = [ G H G + diag(D)   F A' ]
         [ A F               -c I ]
 
-`F = diag(free)` leaves out the coordinates that do not move; `D` is one there and elsewhere what a barrier adds. `G`
-is `F`, and `c` zero; in the elastic problem of the interior point `G` is zero and `c` one.
+`F = diag(free)` removes the coordinates that do not move. `D` is one on them, and elsewhere the diagonal that a barrier
+adds. Usually `G = F` and `c = 0`; the elastic problem of the interior point has `G = 0` and `c = 1`.
 
 | `H` | inverse |
 |---|---|
@@ -12,8 +12,8 @@ is `F`, and `c` zero; in the elastic problem of the interior point `G` is zero a
 | `LowRank(d, V)` | the same of `diag(d) + D`, with the rows `V'` below `A`: `V V'dy = V t` with `t = V'dy` |
 | `Sparse`, or `A` is one | SuperLU of the whole matrix, on the host |
 
-What is factorised is regularised, so that the factors exist for dependent rows and flat objectives. Refinement with the
-true matrix takes the regularisation out again.
+The factorised matrix is regularised, so that the factors exist for dependent rows and flat objectives. Iterative
+refinement with the true matrix removes the regularisation again.
 """
 
 from typing import Any, NamedTuple
@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers.data.matrices import Dense, Diagonal, Map, Matrix, Product, Sparse
+from kkt_solvers.data.matrices import Dense, Diagonal, Map, Sparse
+from kkt_solvers.data.matrix import Matrix, Product
 from kkt_solvers.data.objectives import Quadratic, Separable, hessian_product
 from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.numerics.arrays import (
@@ -38,8 +39,8 @@ from kkt_solvers.systems.refinement import refined
 
 
 def regularisation(dtype: Any) -> float:
-    """The shift of a semidefinite matrix of unit size that keeps it definite in spite of rounding: 4e-10; in float32,
-    where it weighs more, 3e-6, nearer to rounding."""
+    """The shift that keeps a semidefinite matrix of unit size positive definite in spite of rounding: 4e-10 in float64.
+    In float32 it is 3e-6, closer to rounding, because a shift of the same power of eps would slow refinement."""
     return float(jnp.finfo(dtype).eps) ** (0.6 if is_precise(dtype) else 0.8)
 
 
@@ -116,8 +117,8 @@ def _cholesky_inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Product, ja
     """The inverse of `K` with a regularisation; the diagonal of that; and weights that bring `K` to a unit diagonal."""
     A, D, curved, n = K.A.dense(), K.D, K.curved, K.D.size
     eps, reg, precise = float(jnp.finfo(D.dtype).eps), regularisation(D.dtype), is_precise(D.dtype)
-    # A coordinate with neither barrier nor curvature has nothing but the proximal term. In float32, were that tiny, its
-    # part of the Schur complement would drown the others.
+    # A coordinate with neither barrier nor curvature has only the proximal term. A tiny one would, in float32, make its
+    # part of the Schur complement so large that the other parts are lost in rounding.
     flat = reg if precise else where(jnp.asarray(held), eps**0.2, eps**0.4)
     D = where(D > 0, jnp.maximum(D, 1e-4 * reg if precise else reg), flat)
     pivots = K.H.diagonal_entries() * curved + D
@@ -163,7 +164,7 @@ def _sparse_inverse(K: KKTMatrix) -> tuple[Product, jax.Array]:
 def unit_rows(K: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`D K D` and `D`, with a largest entry of about one in every row: a few rounds of [ruiz2001].
 
-    One round is not enough where an off-diagonal entry is the largest one of a row.
+    One round is not enough for a row whose largest entry is off-diagonal.
     """
 
     def once(_: Any, D: jax.Array) -> jax.Array:
@@ -178,7 +179,7 @@ def solve_semidefinite(K: jax.Array, r: jax.Array) -> jax.Array:
     if len(K) == 0:
         return r
     if len(K) == 1:
-        # One equality: a scalar. Where it is zero nothing can move, and nothing does.
+        # One equality: a scalar. If it is zero, no coordinate is free, and nothing moves.
         pivot = K[0, 0]
         return where(pivot > 0, r / where(pivot > 0, pivot, 1.0), 0.0)
     inverse = semidefinite_inverse(jax.lax.stop_gradient(K))

@@ -18,7 +18,7 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 
-from kkt_solvers.data.matrices import Matrix
+from kkt_solvers.data.matrix import Matrix
 
 _KEPT = 8  # factors; one that is asked for later is made again
 

@@ -15,9 +15,11 @@ from kkt_solvers.systems.elimination import hessian, regularisation
 
 
 def missing_curvature(problem: FlatProblem, y: jax.Array, sparse: bool) -> jax.Array:
-    """What the diagonal of the Hessian at `y` lacks for a positive semidefinite one: zero; what rounding may have taken
-    from it, relative to its largest entry; or infinity, where it is not convex. A sparse or low-rank one is taken at
-    the user's word. A Hessian that is not finite tells nothing."""
+    """How much must be added to the diagonal of the Hessian at `y` to make it positive semidefinite.
+
+    Zero if it is; a multiple of rounding, relative to its largest entry, if it is up to rounding; infinity if it is
+    not. A sparse or low-rank Hessian is not checked. A Hessian that is not finite counts as convex.
+    """
     objective, reg = problem.objective, 10 * regularisation(y.dtype)
     H: Any = None if isinstance(objective, Separable) or sparse else hessian(problem, y)
     if H is None or isinstance(H, (Zero, LowRank)):

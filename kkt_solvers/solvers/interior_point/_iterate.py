@@ -32,7 +32,7 @@ Solve = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 def both(v: jax.Array) -> jax.Array:
-    """What `v` is to the lower bounds and to the upper ones: `(v, -v)`."""
+    """`(v, -v)`: a vector as seen from the lower bounds and from the upper bounds."""
     return jnp.stack([v, -v])
 
 
@@ -179,7 +179,7 @@ def _moved(bounds: Bounds, p: Iterate, d: Iterate, size: jax.Array, curved: jax.
     has, part = bounds.has, size * d.slack / p.slack
     bent = jnp.exp(jnp.maximum(part, -_CURVED))
     slack = p.slack * where(curved & (part < 0), bent, jnp.maximum(1 + part, 1 - _TO_BOUNDARY))
-    # What grows on one side of the box shrinks on the other.
+    # The two slacks of a coordinate add up to the width of the box.
     width = bounds.upper - bounds.lower
     slack = jnp.minimum(slack, where(has[0] & has[1], width, jnp.inf) - (1 - _TO_BOUNDARY) * p.slack[::-1])
     bent_back = slack != p.slack + size * d.slack

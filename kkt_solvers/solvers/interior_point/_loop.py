@@ -81,7 +81,7 @@ class State(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What the loop is to know besides the scaled problem."""
+    """Everything the loop needs besides the scaled problem."""
 
     measured: Callable[..., Any]  # (iterate, held, solving) -> its point in the terms of the problem, largest residual
     scaled: Callable[..., Iterate]  # the way back: a point in the terms of the problem as an iterate
@@ -193,7 +193,7 @@ def _round(method: Method, state: State) -> State:
 
 def _stuck(method: Method, state: State) -> jax.Array:
     eps, tiny = float(jnp.finfo(state.mark.dtype).eps), float(jnp.finfo(state.mark.dtype).tiny)
-    # Where the slope is a logarithm a coordinate may have far to go to its tiny value.
+    # A coordinate with a logarithmic slope may have to shrink to a tiny value.
     exhausted = eps * eps if method.quadratic else tiny**0.5
     return (state.since >= _PATIENCE) | (jnp.any(method.bounds.has) & (method.bounds.gap(state.now) <= exhausted))
 
@@ -212,7 +212,7 @@ def _after_newton(
 ) -> State:
     setting, newton = method.setting, state.phase == NEWTON
     progress = finite & (residual < 0.9 * state.mark)
-    # Where there is no solution the residual stops falling, or the iterates grow.
+    # If there is no solution, the residual stops falling or the iterates grow.
     suspect = newton & (~progress | (largest(following.y, following.nu) > _FAR))
     # The iterate itself may be the ray, or the step.
     rays, none = jnp.stack([following.y, d.step.y]), (jnp.zeros((), bool), jnp.zeros(2, bool))
@@ -266,7 +266,7 @@ def _after_active(method: Method, state: State, active: Active, following: Itera
 
 
 def _recovered(method: Method, state: State, start: Iterate) -> State:
-    """Where the method got stuck: begun again, with the next recovery."""
+    """The state with the next recovery, if the method is stuck."""
     (problem, bounds, setting) = method
     equality, none = problem.equality, jnp.zeros_like(state.since)
     unsolved = (state.claim == Status.MAX_ITERATIONS) & (state.smallest > setting.tol)

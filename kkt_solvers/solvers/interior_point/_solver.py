@@ -29,14 +29,17 @@ class InteriorPoint(Solver):
 
     Each iteration takes a Newton step on the KKT conditions with complementarity relaxed to `z (y - l) = mu`. The
     iterates stay strictly inside the box, so an objective need only be finite there. The equality need not hold
-    before the end. Quadratic objectives: Mehrotra's predictor and corrector. Others: backtracking on the norm of the
-    relaxed conditions, inside the domain of the objective. A Cholesky factorisation of `H + D` and one of the Schur
-    complement `A (H + D)^{-1} A'` in every iteration, both regularised as a proximal point method, so that dependent
-    rows and flat objectives do no harm. A diagonal or low-rank `H` costs only the latter; of a dense one only the rows
-    count that have entries beside the diagonal. From a residual of 1e-1 on the active set is solved for exactly, mended
-    where that shows a few coordinates to be wrong, and the result kept if it is better: this spares the last
-    iterations, and multipliers of free coordinates are zero. A quadratic program on which the method gets stuck is
-    searched for a proof that it is infeasible: the distance of the box from the equality.
+    before the end. Quadratic objectives use Mehrotra's predictor and corrector; others use backtracking on the norm of
+    the relaxed conditions, inside the domain of the objective.
+
+    Every iteration factorises `H + D` and the Schur complement `A (H + D)^{-1} A'` by Cholesky's method. Both are
+    regularised as in a proximal point method, so that dependent rows and flat objectives do no harm. A diagonal or
+    low-rank `H` costs only the Schur complement; a dense one costs as many rows as have off-diagonal entries.
+
+    Once the residual is below 1e-1 the system of the active set is solved, the active set is corrected if a few
+    coordinates are wrong, and the result is kept if it is better. This saves the last iterations, and multipliers of
+    free coordinates are exactly zero. If the method gets stuck on a quadratic program, it looks for a proof that the
+    program is infeasible: the distance of the box from the equality.
 
     On a CPU the instances of a batch (`jax.vmap`) are solved one after the other, each with as many iterations as it
     needs; elsewhere in step.
