@@ -85,7 +85,7 @@ class _State(NamedTuple):
 def dual_newton(
     objective: Separable, problem: FlatProblem, nu: jax.Array | None, tol: float, max_iterations: int
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """`(y, nu, iterations, claim)` with `y = psi(-A'nu)` and `A y = b`. Of `problem` only the set counts."""
+    """`(y, nu, iterations, claim)` with `y = psi(-A'nu)` and `A y = b`. The objective of `problem` is not used."""
     equality, lower, upper = problem.equality, problem.box.lower, problem.box.upper
     dtype, eps = lower.dtype, float(jnp.finfo(lower.dtype).eps)
     if equality.target.size == 0:
@@ -105,7 +105,7 @@ def dual_newton(
         return _Point(s, z, y, slope, jnp.any(unbounded & (jnp.abs(y) >= cap)))
 
     def residual(point: _Point) -> jax.Array:
-        """The largest residual of a row, relative to the terms that cancel in it, or to a little of all rows'."""
+        """The largest residual of a row, relative to its own terms, or to a small part of those of all rows."""
         terms = sizes @ jnp.abs(point.y) + jnp.abs(target)
         off = relative(jnp.abs(point.slope), jnp.maximum(terms, eps**0.5 * jnp.max(terms)))
         good = jnp.all(jnp.isfinite(point.slope)) & ~point.capped
@@ -167,7 +167,7 @@ def dual_newton(
             & (state.iterations < max_iterations)
         )
 
-    # Where every start overflows, infinite bounds stand at a finite cap for a while.
+    # If every start overflows, infinite bounds are replaced by a finite cap for a while.
     infinite, reach = jnp.asarray(jnp.inf, dtype), 1 + largest(target)
     given = None if nu is None else -jnp.ravel(nu) / scale
     s = _start(objective, problem, A, given, lambda s: _largest_or_infinite(at(s, infinite).slope))
@@ -197,8 +197,8 @@ def _capped(problem: FlatProblem, cap: jax.Array) -> tuple[jax.Array, jax.Array]
 
 
 def _minimiser(objective: Separable, z: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
-    """`psi(z)` also for a `z` beyond the range of `phi'`, where `minimiser(z)` is not what it says: that of `-log y`,
-    `-1 / z`, is below every bound for a positive `z`, whose `psi` is the upper bound."""
+    """`psi(z)` also for a `z` beyond the range of `phi'`, where `minimiser(z)` is not valid. Example: the one of
+    `-log y` is `-1 / z`; for a positive `z` it is below every bound, but `psi(z)` is the upper bound."""
     y = minimise_elementwise(objective, z, lower, upper)
     if objective.minimiser is None:
         return y
@@ -233,8 +233,8 @@ class _Line(NamedTuple):
 
 
 def _search(at: Any, now: _Point, d: jax.Array, fall: jax.Array, enough: jax.Array, residual: Any) -> Any:
-    """A length `t` with slope `q(t)` of the negative dual along `d` between `-fall / 4` and `fall / 4`, or nearly; and
-    its point. Where there is none `t` is zero.
+    """A length `t` at which the slope `q(t)` of the negative dual along `d` is between `-fall / 4` and `fall / 4`, or
+    nearly, and its point; `t` is zero if there is none.
 
     `low` and `high` hold the root of the nondecreasing `q`. From 0 to `low` the value falls by at least
     `-low q(low)`, from there to `high` it rises by at most `(high - low) q(high)`: so `high` is taken only where the
@@ -268,8 +268,8 @@ def _search(at: Any, now: _Point, d: jax.Array, fall: jax.Array, enough: jax.Arr
 
 
 def _start(objective: Separable, problem: FlatProblem, A: jax.Array, given: jax.Array | None, size: Any) -> jax.Array:
-    """The better of zero and, where the rows can move every z down, a point where `psi <= y` for a `y` in the box:
-    there no exponential overflows. Before both, a start that is `given`, where it is good for anything."""
+    """The start: a `given` one if it is usable. Else the better of zero and, if the rows can move every z down, a point
+    with `psi <= y` for a `y` in the box, where no exponential overflows."""
     y = middle_of_box(problem.box)
     down = solve_semidefinite(schur(A, jnp.ones_like(y)), A @ jnp.ones_like(y))
     w = down @ A
