@@ -1,6 +1,7 @@
 """Quadratic programs with general inequalities, in the argument order people know."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -70,36 +71,47 @@ def solve_qp(
     lower = _bound(lb, -jnp.inf, n, "lb")
     upper = _bound(ub, jnp.inf, n, "ub")
     dtype = float_dtype(P, q, G, h, A, b, lower, upper)
-    P, q, G, h, A, b, lower, upper = cast((P, q, G, h, A, b, lower, upper), dtype)
-
-    p, m = h.size, b.size
     if is_concrete(h) and np.any(np.isnan(np.asarray(h)) | (np.asarray(h) == -np.inf)):
         raise ValueError("h has an entry that is NaN or -inf, which no x can meet; write inf for no constraint")
+    problem, no_constraint = _with_slack_variables(P, q, G, h, A, b, lower, upper, dtype)
+    solution = solve(problem, _with_slacks(init, G, h), solver=solver, progress=progress)
+    return _without_slack_variables(solution, no_constraint, n)
+
+
+# Jitted, so that a call outside `jit` is one compiled function and not twenty operations.
+@functools.partial(jax.jit, static_argnames="dtype", inline=True)
+def _with_slack_variables(
+    P: Any, q: Any, G: Any, h: Any, A: Any, b: Any, lower: Any, upper: Any, dtype: Any
+) -> tuple[Problem, jax.Array]:
+    """`min x'P x/2 + q'x  s.t.  G x + s = h, A x = b` with a slack `s >= 0` for each inequality."""
+    n, p, m = q.size, h.size, b.size
+    lower, upper = (jnp.broadcast_to(bound, (n,)) for bound in (lower, upper))
+    P, q, G, h, A, b, lower, upper = cast((P, q, G, h, A, b, lower, upper), dtype)
     # An infinite h is no constraint: its slack is free.
     no_constraint = h == jnp.inf
     h, least = jnp.where(no_constraint, 0.0, h), jnp.where(no_constraint, -jnp.inf, 0.0).astype(dtype)
     sparse = any(isinstance(M, BCOO) for M in (P, G, A))
-    if p == 0:
-        rows, target, hessian, slope = A, b, P, q
-    else:
+    if p:
         identity = jnp.arange(p)
         eye = BCOO((jnp.ones(p, dtype), jnp.stack([identity, identity], 1)), shape=(p, p))
-        blocks = [(A, 0, 0), (G, m, 0), (eye, m, n)]
-        rows, target = _assembled(blocks, (m + p, n + p), sparse), jnp.concatenate([b, h])
-        hessian = None if P is None else _assembled([(P, 0, 0)], (n + p, n + p), sparse)
-        slope = jnp.concatenate([q, jnp.zeros(p, dtype)])
+        A, b = _assembled([(A, 0, 0), (G, m, 0), (eye, m, n)], (m + p, n + p), sparse), jnp.concatenate([b, h])
+        P = None if P is None else _assembled([(P, 0, 0)], (n + p, n + p), sparse)
+        q = jnp.concatenate([q, jnp.zeros(p, dtype)])
         lower = jnp.concatenate([lower, least])
         upper = jnp.concatenate([upper, jnp.full(p, jnp.inf, dtype)])
-    equality = Affine(rows, target) if m + p else None
-    problem = Problem(Quadratic(hessian, slope), equality, Box(lower, upper))
-    solution = solve(problem, _with_slacks(init, G, h), solver=solver, progress=progress)
-    nu = jnp.zeros(0, dtype) if equality is None else solution.dual.equality
+    return Problem(Quadratic(P, q), Affine(A, b) if m + p else None, Box(lower, upper)), no_constraint
+
+
+@functools.partial(jax.jit, static_argnums=2, inline=True)
+def _without_slack_variables(solution: Solution, no_constraint: jax.Array, n: int) -> Solution:
+    """The solution in `x`; the multiplier of an inequality is that of its row."""
+    dual, p = solution.dual, no_constraint.size
+    nu = jnp.zeros(0, solution.primal.dtype) if dual.equality is None else dual.equality
+    m = nu.size - p
     # Also for a ray: a negative entry is rounding.
     of_rows = jnp.where(no_constraint, 0.0, jnp.maximum(nu[m:], 0.0))
-    dual = Dual(nu[:m], solution.dual.lower[:n], solution.dual.upper[:n], of_rows)
-    return Solution(
-        solution.primal[:n], dual, solution.objective, solution.status, solution.residuals, solution.iterations
-    )
+    dual = Dual(nu[:m], dual.lower[:n], dual.upper[:n], of_rows)
+    return dataclasses.replace(solution, primal=solution.primal[:n], dual=dual)
 
 
 def _with_slacks(init: Any, G: Entries, h: jax.Array) -> Any:
@@ -107,7 +119,7 @@ def _with_slacks(init: Any, G: Entries, h: jax.Array) -> Any:
     if init is None or h.size == 0:
         return init
     x = floating(init.primal if isinstance(init, Solution) else init, "init")
-    y = jnp.concatenate([x, h - G @ x])
+    y = jnp.concatenate([x, jnp.where(h == jnp.inf, 0.0, h) - G @ x])
     if not isinstance(init, Solution):
         return y
     # The multiplier of a slack variable's bound is that of its inequality.
@@ -134,7 +146,7 @@ def _bound(value: Any, default: float, n: int, name: str) -> jax.Array:
     bound = floating(default if value is None else value, name)
     if bound.shape not in ((), (n,)):
         raise ValueError(f"{name} must be a scalar or have shape ({n},), got {bound.shape}")
-    return jnp.broadcast_to(bound, (n,))
+    return bound
 
 
 def _assembled(blocks: list[tuple[Any, int, int]], shape: tuple[int, int], sparse: bool) -> Entries:

@@ -77,17 +77,24 @@ def diagonal_matrix(d: jax.Array) -> jax.Array:
 
 def float_dtype(*trees: Any) -> jnp.dtype:
     """The floating dtype that the leaves of the trees promote to; Python numbers do not count."""
-    leaves = [leaf for leaf in jax.tree.leaves(trees) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
-    strong = [leaf for leaf in leaves if not getattr(leaf, "weak_type", isinstance(leaf, float))]
+    leaves = [leaf for leaf in jax.tree.leaves(trees) if not getattr(leaf, "weak_type", isinstance(leaf, float))]
+    strong = {leaf.dtype for leaf in leaves if jnp.issubdtype(_dtype(leaf), jnp.floating)}
+    if len(strong) == 1:
+        return strong.pop()
     with jax.numpy_dtype_promotion("standard"):
-        return jnp.result_type(*(leaf.dtype for leaf in strong)) if strong else jnp.result_type(float)
+        return jnp.result_type(*strong) if strong else jnp.result_type(float)
+
+
+def _dtype(leaf: Any) -> Any:
+    return leaf.dtype if isinstance(leaf, jax.Array) else jnp.result_type(leaf)
 
 
 def cast(tree: Any, dtype: Any) -> Any:
     """Every floating leaf as a (strongly typed) array of `dtype`; other leaves untouched."""
 
     def one(leaf: Any) -> Any:
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        as_it_is = isinstance(leaf, jax.Array) and leaf.dtype == dtype and not leaf.weak_type
+        if as_it_is or not jnp.issubdtype(_dtype(leaf), jnp.floating):
             return leaf
         return jax.lax.convert_element_type(leaf, dtype)
 
