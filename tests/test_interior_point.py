@@ -499,3 +499,26 @@ def test_tiny_totals_of_an_entropy_in_float32(rng):
         solution = solve(problem, jnp.full(100, total / 100, jnp.float32))
         assert name(solution) == "SOLVED"
         np.testing.assert_allclose(np.sum(solution.primal), total, rtol=1e-4)
+
+
+def test_a_start_at_which_no_term_has_a_size(dtype, rng):
+    """The point nearest to zero with `1 <= M x <= 1e4`: at the start x is zero, and with it all terms of the value."""
+    n, m = 20, 40
+    M = (rng.normal(size=(20, m, n)) + 1).astype(dtype)
+    P, q = np.diag(np.repeat([1, 0], [n, m])).astype(dtype), np.zeros(n + m, dtype)
+    lower, upper = (np.repeat([end, bound], [n, m]).astype(dtype) for end, bound in ((-np.inf, 1), (np.inf, 1e4)))
+
+    @jax.jit
+    @jax.vmap
+    def solve(M):
+        equality = kkt.Affine(jnp.hstack([M, -jnp.eye(m, dtype=dtype)]), jnp.zeros(m, dtype))
+        return kkt.solve(kkt.Problem(kkt.Quadratic(P, q), equality, kkt.Box(lower, upper)))
+
+    solution = solve(M)
+    assert np.all(np.asarray(solution.status) == kkt.Status.SOLVED)
+    for M_i, x in zip(M.astype(float), np.asarray(solution.primal, float)[:, :n], strict=True):
+        # Its dual: min |M'v|^2 / 2 - sum(v) over v >= 0, which is nonnegative least squares.
+        stacked = np.vstack([M_i.T, np.ones((1, m))])
+        v = scipy.optimize.nnls(stacked, np.append(np.zeros(n), 1.0))[0]
+        expected = M_i.T @ v / (1 - v.sum())
+        np.testing.assert_allclose(x, expected, atol=1e-9 if dtype == np.float64 else 1e-4)

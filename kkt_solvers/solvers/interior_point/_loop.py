@@ -179,7 +179,9 @@ def _round(method: Method, state: State) -> State:
         following = tree_where(solving, solution, following)
 
     found, residual = setting.measured(following, active.held, solving)
-    finite = jnp.isfinite(largest(following.y, following.nu)) & jnp.isfinite(residual)
+    finite = jnp.isfinite(largest(following.y, following.nu))
+    if not method.quadratic:  # whose residual at zero, where no term has a size, may overflow
+        finite &= jnp.isfinite(residual)
     better = finite & where(solving, residual <= state.smallest, residual < state.smallest)
     best, smallest = tree_where(better, (found, residual), (state.best, state.smallest))
     state = state._replace(best=best, smallest=smallest)
