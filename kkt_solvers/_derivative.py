@@ -28,9 +28,8 @@ from kkt_solvers.conditions.elementwise import slope_of_minimiser
 from kkt_solvers.conditions.multipliers import Point, bound_multipliers, held_by, reduced_gradient
 from kkt_solvers.conditions.residuals import adjoint, lagrangian_minimiser
 from kkt_solvers.data.objectives import Separable, hessian_product
-from kkt_solvers.data.problem import FlatProblem, Sum
-from kkt_solvers.numerics.arrays import block_sum, full_precision, spread, where
-from kkt_solvers.numerics.batches import in_any
+from kkt_solvers.data.problem import FlatProblem
+from kkt_solvers.numerics.arrays import full_precision, where
 from kkt_solvers.systems.elimination import schur, solve_semidefinite
 from kkt_solvers.systems.kkt import KKTSystem, choose
 
@@ -70,8 +69,6 @@ Tangents = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 
 def _separable_rule(problem: FlatProblem, objective: Separable, point: Point, d_problem: Any) -> Tangents:
-    if objective.steep and problem.equality.target.size == 1:
-        return _steep_rule(problem, objective, point, d_problem)
     y, nu, (lower, upper) = point.primal, point.equality, (problem.box.lower, problem.box.upper)
     _, t = jax.jvp(lambda p: lagrangian_minimiser(p, nu), (problem,), (d_problem,))
     slope = slope_of_minimiser(objective, -adjoint(problem, nu), lower, upper)
@@ -81,44 +78,6 @@ def _separable_rule(problem: FlatProblem, objective: Separable, point: Point, d_
     d_nu = solve_semidefinite(pivot, jnp.ravel(right)).reshape(right.shape)
     _, d_bounds = jax.jvp(lambda p, nu: bound_multipliers(p, y, nu), (problem, nu), (d_problem, d_nu))
     return t - slope * problem.equality.adjoint(d_nu), d_nu, *d_bounds
-
-
-def _steep_rule(problem: FlatProblem, objective: Separable, point: Point, d_problem: Any) -> Tangents:
-    """The same for one equality with row a and an objective that no bound cuts off, free of underflow.
-
-    As phi'(y, theta) = -a nu, `t = D tau` with `tau = -d_theta phi'`, and `a'D a` cancels against D. Where all of D
-    is near underflow (the scores next to the gap at k are far apart) it is scaled by its largest entry, exp(m).
-    """
-    y, nu, (lower, upper) = point.primal, point.equality, (problem.box.lower, problem.box.upper)
-    equality, z = problem.equality, -adjoint(problem, nu)
-    alike = isinstance(equality, Sum) and equality.weights is None
-    a = jnp.ones((), y.dtype) if alike else problem.rows.dense()[0]
-    slope = slope_of_minimiser(objective, z, lower, upper)
-    pivot = block_sum(slope * a * a)
-    info = jnp.finfo(y.dtype)
-    faint = jax.lax.stop_gradient(pivot < info.tiny / info.eps**2)
-
-    def scaled() -> tuple[jax.Array, jax.Array, jax.Array]:
-        assert objective.log_slope is not None
-        log_slope = objective.log_slope(-adjoint(problem, nu), objective.theta)
-        m = jax.lax.stop_gradient(jnp.max(log_slope))
-        m = where(faint & jnp.isfinite(m), m, 0.0)
-        D = where(faint, jnp.exp(log_slope - m), slope)
-        return D, block_sum(D * a * a), m
-
-    D, pivot, m = jax.lax.cond(in_any(faint), scaled, lambda: (slope, pivot, jnp.zeros_like(pivot)))
-    inverse = where(pivot > 0, 1 / where(pivot > 0, pivot, 1.0), 0.0)
-
-    _, d_slope = jax.jvp(lambda p: p.objective.gradient(y), (problem,), (d_problem,))
-    _, d_row = jax.jvp(lambda p: adjoint(p, nu), (problem,), (d_problem,))
-    tau = -(d_slope + d_row)
-    _, d_residual = jax.jvp(lambda p: _equality_residual(p, y), (problem,), (d_problem,))
-    d_nu = inverse * block_sum(D * (a * tau))  # so that D is all that is kept of it
-    right = inverse * jnp.reshape(d_residual, ())
-    dy = D * (jnp.exp(m) * tau - a * spread(jnp.exp(m) * d_nu + right, y))
-    d_nu = d_nu + jnp.minimum(jnp.exp(-m), info.max) * right
-    zeros = jnp.zeros_like(y)
-    return dy, jnp.reshape(d_nu, nu.shape), zeros, zeros
 
 
 def active_bounds(problem: FlatProblem, point: Point) -> tuple[jax.Array, jax.Array]:

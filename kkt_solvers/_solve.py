@@ -200,10 +200,8 @@ def _finish(
     if not isinstance(flat.objective, Separable):  # nothing of a separable one calls LAPACK
         (flat, _), (stopped, dual) = with_a_row(flat, None), with_a_row(stopped, dual)
     tolerance = default_tolerance(primal.dtype) if tol is None else tol
-    steep = isinstance(stopped.objective, Separable) and stopped.objective.steep
-    bare = steep and (dual is None or dual.lower is None)  # no bound has a multiplier, by construction
     dual = complete_dual(stopped, primal, dual)
-    verdict = certify(stopped, primal, dual, bare, converged, tolerance, sound)
+    verdict = certify(stopped, primal, dual, converged, tolerance, sound)
     status, dual = verdict.status, verdict.dual
     live = where(is_differentiable(status), 1.0, jnp.nan).astype(primal.dtype)
     point = Point(verdict.y, dual.equality, dual.lower, dual.upper, live)

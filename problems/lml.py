@@ -16,12 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kkt_solvers import Box, DualBisection, Problem, Separable, Sum, solve
-from kkt_solvers.data.entropy import log_sigmoid, product, sigmoid, xlogx
-from kkt_solvers.numerics.arrays import block_sum, cast, float_dtype, floating, in_place_of, is_concrete, largest
-from kkt_solvers.numerics.batches import in_any
+from kkt_solvers import Box, Problem, Sum
+from kkt_solvers.data.entropy import log_sigmoid, logistic
+from kkt_solvers.numerics.arrays import cast, float_dtype, floating, is_concrete, where
 from kkt_solvers.problems import _checks
-from kkt_solvers.solvers._steep import step_root
+from kkt_solvers.solvers._logistic import logistic_rows, row_sums, spread
 
 
 def LML(x: Any, k: Any, *, weights: Any = None) -> Problem:
@@ -107,92 +106,82 @@ def log_lml(
 
 # ------------------------------------------------------------------------------------------------- rows
 class _Row(NamedTuple):
-    """One problem, or a batch of them, in the dtype of the computation."""
+    """A batch of problems, in the dtype of the computation."""
 
     x: jax.Array
-    k: jax.Array
+    k: jax.Array  # (b, 1)
     weights: jax.Array | None
-
-
-def _choose_row(row: _Row) -> jax.Array:
-    return _checks.solved(_solve_row(_regular(row)))
-
-
-def _logit_row(row: _Row) -> jax.Array:
-    row = _regular(row)
-    solution = _solve_row(row)
-    nu = solution.dual.equality
-    return _checks.solved(solution, row.x - (nu if row.weights is None else nu * row.weights))
 
 
 # Jitted here, so that compiled code is found again on the next call.
 @functools.partial(jax.jit, inline=True)
 def _choose_rows(rows: _Row) -> jax.Array:
-    return jax.vmap(_choose_row)(rows) if rows.x.size else rows.x
+    return _choose(*rows) if rows.x.size else rows.x
 
 
 @functools.partial(jax.jit, inline=True)
 def _logit_rows(rows: _Row) -> jax.Array:
-    return jax.vmap(_logit_row)(rows) if rows.x.size else rows.x
+    return _logits(*rows)[0] if rows.x.size else rows.x
 
 
-def _solve_row(row: _Row) -> Any:
-    return solve(_problem(*row), solver=DualBisection())
+@jax.custom_jvp
+def _choose(x: jax.Array, k: jax.Array, w: jax.Array | None) -> jax.Array:
+    """`y`, row by row."""
+    return _chosen(*_logits(x, k, w)[1:3])
 
 
-def _regular(row: _Row) -> _Row:
-    """The same problem, but with its multiplier near zero and with nothing left to choose where there is no choice:
-    there scores are infinite."""
-    x, k, weights = jax.lax.stop_gradient(row)
-    w = jnp.ones_like(x) if weights is None else weights
-    special = (largest(x) > _REACH) | (k <= 0) | (k >= block_sum(w))
-
-    def mend() -> tuple[jax.Array, ...]:
-        possible, certain = ~(x == -jnp.inf), x == jnp.inf
-        most, least = block_sum(jnp.where(possible, w, 0)), block_sum(jnp.where(certain, w, 0))
-        all_of_them, none, crowded = k >= most, k <= 0, least >= k
-        steps = jnp.where(jnp.isfinite(x), -x, x) / w
-        finite = jnp.isfinite(steps)
-        low, high = jnp.min(jnp.where(finite, steps, jnp.inf)), jnp.max(jnp.where(finite, steps, -jnp.inf))
-        middle = 0.5 * low + 0.5 * high
-        wanted = (high - low) * jnp.max(w) > _WIDTH
-        centre = step_root(jnp.where(finite, steps, -x), w, k, low, high, middle, wanted, _WIDTH / jnp.max(w))
-        centre = jnp.where(jnp.isfinite(centre) & special, centre, 0.0)
-        centre = jnp.where(all_of_them, jnp.inf, jnp.where(none | crowded, -jnp.inf, centre))
-        # Where more are certain than can be chosen, these share k, as scores that grow alike do.
-        best = jnp.where(none, -jnp.inf, jnp.where(least > k, 0.0, jnp.inf))
-        best = jnp.where(all_of_them, jnp.inf, best)
-        return cast((centre, best, jnp.where(all_of_them, most, k), jnp.where(all_of_them, 0.0, 1.0)), x.dtype)
-
-    as_it_is = cast((0.0, jnp.inf, k, 1.0), x.dtype)
-    centre, best, rest, free = jax.lax.cond(in_any(special), mend, lambda: as_it_is)
-    shift = centre if weights is None else w * centre
-    mended = jnp.where(jnp.isinf(x), jnp.where(x > 0, best, x), x + shift)
-    moved = row.x if row.weights is None else row.x + row.weights * jnp.where(jnp.isfinite(centre), centre, 0.0)
-    return _Row(in_place_of(moved, mended), in_place_of(free * row.k, rest), row.weights)
+@_choose.defjvp
+def _choose_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    w, (_, odds, far, nu) = primals[2], _logits(*primals)
+    slope, dx, part, rest = _linearised(odds, far, nu, w, tangents)
+    c = jnp.exp(-far)
+    d_nu = spread(c * part - rest, odds)
+    return _chosen(odds, far), slope * (c * dx - (d_nu if w is None else w * d_nu))
 
 
-_REACH, _WIDTH = 30.0, 4.0
+@jax.custom_jvp
+def _logits(x: jax.Array, k: jax.Array, w: jax.Array | None) -> tuple[jax.Array, ...]:
+    """`t = x - nu w` with `w'sigmoid(t) = k`; `odds` and `far` (see `Root`); `nu`."""
+    return logistic_rows(x, k, w)[:4]
 
 
+@_logits.defjvp
+def _logits_jvp(primals: Any, tangents: Any) -> Any:
+    w, (t, odds, far, nu) = primals[2], _logits(*primals)
+    _, dx, part, rest = _linearised(odds, far, nu, w, tangents)
+    d_nu = part - jnp.minimum(jnp.exp(far), jnp.finfo(t.dtype).max) * rest
+    moved = spread(d_nu, t)
+    dt = dx - (moved if w is None else w * moved)
+    return (t, odds, far, nu), (dt, odds * dt, jnp.zeros_like(far), d_nu)
+
+
+def _chosen(odds: jax.Array, far: jax.Array) -> jax.Array:
+    """`sigmoid(t)`."""
+    c, up = jnp.exp(-far), odds > 1
+    return where(up, odds, c * odds) / where(up, odds + c, 1 + c * odds)
+
+
+def _linearised(
+    odds: jax.Array, far: jax.Array, nu: jax.Array, w: jax.Array | None, tangents: Any
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The KKT conditions, linearised. With H = y (1 - y) they are dt = dx - nu dw - w dnu, dy = H dt and
+    w'dy + y'dw = dk. All of H may be small beyond any number, but not `slope = H exp(far)`: with that,
+    `dnu = part - exp(far) rest`. Returns `slope`, `dx - nu dw`, `part` and `rest`."""
+    dx, dk, dw = tangents
+    rest = 1 / (1 + odds)
+    slope = where(odds > float(jnp.finfo(odds.dtype).max) ** 0.49, 0.0, odds * rest * rest)  # there they are infinite
+    weighted = slope if w is None else slope * w
+    if w is not None:
+        dx = dx - where(jnp.isfinite(nu), nu, 0.0) * dw
+        dk = dk - jnp.sum(_chosen(odds, far) * dw, axis=-1, keepdims=True)
+    total = row_sums(weighted if w is None else weighted * w)
+    inverse = where(total > 0, 1 / where(total > 0, total, 1.0), total)  # NaN in a row that is
+    return slope, dx, inverse * jnp.sum(weighted * dx, axis=-1, keepdims=True), inverse * dk
+
+
+# --------------------------------------------------------------------------------------------- problem
 def _problem(x: jax.Array, k: jax.Array, weights: jax.Array | None) -> Problem:
-    return Problem(Separable(_negative_entropy, x, _choose, _leave, _log_slope), Sum(k, weights), Box(0.0, 1.0))
-
-
-def _negative_entropy(y: jax.Array, x: jax.Array) -> jax.Array:
-    return xlogx(y) + xlogx(1 - y) - product(x, y)
-
-
-def _choose(z: jax.Array, x: jax.Array) -> jax.Array:
-    return sigmoid(z + x)
-
-
-def _leave(z: jax.Array, x: jax.Array) -> jax.Array:
-    return sigmoid(-z - x)
-
-
-def _log_slope(z: jax.Array, x: jax.Array) -> jax.Array:
-    return log_sigmoid(z + x) + log_sigmoid(-z - x)
+    return Problem(logistic(x), Sum(k, weights), Box(0.0, 1.0))
 
 
 # ------------------------------------------------------------------------------------------- arguments
@@ -208,7 +197,9 @@ def _rows(
         raise ValueError(f"axis must lie between {-x.ndim} and {x.ndim - 1} for x of shape {x.shape}, got {axis}")
     dtype = float_dtype(x)
     compute = dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
-    k, temperature = _check_k(k), _check_positive(temperature, "temperature")
+    as_it_is = isinstance(temperature, (int, float)) and temperature == 1
+    k = _check_k(k)
+    temperature = temperature if as_it_is else _check_positive(temperature, "temperature")
     if where is not None:
         where = jnp.asarray(where)
         if where.dtype != bool:
@@ -217,10 +208,12 @@ def _rows(
     spread = functools.partial(_flat_rows, axis=axis)
     scores = spread(cast(x, compute))
     batch = x.shape[: axis % x.ndim] + x.shape[axis % x.ndim + 1 :]
-    k, temperature = (
-        jnp.ravel(_broadcast(cast(value, compute), batch, name, " without the axis"))
-        for value, name in ((k, "k"), (temperature, "temperature"))
-    )
+
+    def of_rows(value: jax.Array, name: str) -> jax.Array:
+        return _broadcast(cast(value, compute), batch, name, " without the axis").reshape(-1, 1)
+
+    k = of_rows(k, "k")
+    scores = scores if as_it_is else _divided(scores, of_rows(temperature, "temperature"))
     if weights is not None:
         weights = spread(_broadcast(cast(_check_positive(weights, "weights"), compute), x.shape, "weights"))
 
@@ -228,7 +221,7 @@ def _rows(
         moved = jnp.moveaxis(x, axis, -1).shape
         return jnp.moveaxis(y.reshape(moved), -1, axis).astype(dtype)
 
-    return _Row(_divided(scores, temperature[:, None]), k, weights), restore
+    return _Row(scores, k, weights), restore
 
 
 @jax.custom_jvp

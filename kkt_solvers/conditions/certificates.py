@@ -89,19 +89,18 @@ def certify(
     problem: FlatProblem,
     y: jax.Array,
     dual: Dual,
-    bare: bool,
     converged: jax.Array,
     tolerance: float,
     sound: jax.Array,
 ) -> Verdict:
     """The residuals of a point and the status they support, whatever the solver says of itself.
 
-    `bare` says that no bound has a multiplier, by construction. `converged` is the solver's claim: a boolean, or a
-    `Status` (as an integer array) where the solver has found that there is no solution, or that the objective is not
-    convex (`INVALID`). A claim of success that the residuals refute by far is a numerical error. A claim that there is
-    no solution stands only if its ray proves it. `sound` is whether the user's functions are what they should be.
+    `converged` is the solver's claim: a boolean, or a `Status` (as an integer array) where the solver has found that
+    there is no solution, or that the objective is not convex (`INVALID`). A claim of success that the residuals refute
+    by far is a numerical error. A claim that there is no solution stands only if its ray proves it. `sound` is whether
+    the user's functions are what they should be.
     """
-    measured = residuals(problem, y, Dual(dual.equality, None, None) if bare else dual)
+    measured = residuals(problem, y, dual)
     claim = jnp.asarray(converged)
     if claim.dtype == bool:
         claim = where(claim, int(Status.SOLVED), int(Status.MAX_ITERATIONS))
@@ -111,7 +110,7 @@ def certify(
     status = where(refuted | (claim == Status.NUMERICAL_ERROR), int(Status.NUMERICAL_ERROR), status)
     status = where(worst <= tolerance, int(Status.SOLVED), status)
     # With multipliers a `y` that is not finite may leave no trace in the residuals.
-    finite = jnp.isfinite(worst) & (bare or is_finite(y))
+    finite = jnp.isfinite(worst) & is_finite(y)
     status = where(finite, status, int(Status.NUMERICAL_ERROR))
 
     infeasible, unbounded = claim == Status.PRIMAL_INFEASIBLE, claim == Status.DUAL_INFEASIBLE

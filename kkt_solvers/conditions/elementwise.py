@@ -21,8 +21,6 @@ def minimise_elementwise(objective: Separable, z: jax.Array, lower: jax.Array, u
     """
     if objective.minimiser is None:
         return _numeric_minimiser(objective, z, lower, upper)
-    if objective.steep:
-        return objective.minimiser(z, objective.theta)
     free = objective.minimiser(z, objective.theta)
     below, above = free < lower, free > upper
     # Where the bound holds, `minimiser(z)` may have overflowed. Evaluate it at the z that leads to the bound

@@ -48,8 +48,6 @@ def _separable_bound_multipliers(problem: FlatProblem, y: jax.Array, nu: Any) ->
     so that no infinity meets a zero cotangent on the way back.
     """
     objective, (lower, upper) = problem.objective, (problem.box.lower, problem.box.upper)
-    if isinstance(objective, Separable) and objective.steep:
-        return jnp.zeros_like(y), jnp.zeros_like(y)
     shift = adjoint(problem, nu)
     tiny = jnp.finfo(y.dtype).tiny
     eps = jnp.finfo(y.dtype).eps

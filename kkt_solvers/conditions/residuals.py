@@ -14,11 +14,10 @@ import jax.numpy as jnp
 from kkt_solvers.conditions.elementwise import minimise_elementwise
 from kkt_solvers.data.matrices import Diagonal, Zero
 from kkt_solvers.data.objectives import Objective, Quadratic, Separable, Smooth
-from kkt_solvers.data.problem import Box, FlatProblem, Sum
+from kkt_solvers.data.problem import Box, FlatProblem
 from kkt_solvers.data.sizes import natural_sizes
 from kkt_solvers.data.solution import Dual, Residuals
 from kkt_solvers.numerics.arrays import (
-    block_sum,
     is_finite,
     is_precise,
     largest,
@@ -26,7 +25,6 @@ from kkt_solvers.numerics.arrays import (
     signs,
     where,
 )
-from kkt_solvers.numerics.batches import when_any
 
 
 def default_tolerance(dtype: Any) -> float:
@@ -130,36 +128,9 @@ def equality_residual(
     return jnp.max(relative(jnp.abs(jnp.ravel(rest)), unit), initial=0)
 
 
-def _steep_residuals(problem: FlatProblem, y: jax.Array, nu: jax.Array) -> Residuals:
-    """The residuals for a steep objective, whose bounds have no multipliers. They take few passes over `y`, and the
-    objective is not evaluated."""
-    box, zero = problem.box, jnp.zeros((), y.dtype)
-
-    # Most often y is the minimiser to the last digit, and inside. One sum shows that: the sum of the sizes of the
-    # terms, which is finite only if every entry is in it.
-    clean = (y == lagrangian_minimiser(problem, nu)) & (y >= box.lower) & (y <= box.upper)
-    checked = where(clean, y, jnp.inf)
-    terms = problem.equality.terms(checked)
-    told = terms if isinstance(problem.equality, Sum) else block_sum(checked)
-
-    def measured() -> tuple[jax.Array, jax.Array, jax.Array]:
-        of_y = largest(y)
-        outside = jnp.maximum(jnp.maximum(box.lower - y, y - box.upper), 0)
-        off = largest(y - lagrangian_minimiser(problem, nu))
-        return relative(off, of_y), relative(largest(outside), of_y), problem.equality.terms(y)
-
-    unclear = ~jnp.all(jnp.isfinite(told))
-    off, outside, terms = when_any(unclear, measured, (zero, zero, terms))
-    rest, target = problem.equality.product(y) - problem.equality.target, problem.equality.target
-    of_equality = relative(jnp.abs(jnp.ravel(rest)), jnp.ravel(jnp.maximum(terms, jnp.abs(target))))
-    return Residuals(off, jnp.max(of_equality, initial=0), outside, zero, zero)
-
-
 def residuals(problem: FlatProblem, y: jax.Array, dual: Dual, known: Any = None) -> Residuals:
     """See `Residuals` for the norms. Infinite where something is not a finite number. `known` is the result of
     `gradient_and_terms`, if it is known."""
-    if dual.lower is None:
-        return _steep_residuals(problem, y, dual.equality)
     box, objective = problem.box, problem.objective
     shift, net = adjoint(problem, dual.equality), dual.upper - dual.lower
     gradient, terms = gradient_and_terms(objective, y, box) if known is None else known

@@ -77,6 +77,27 @@ def _product_jvp(primals: Any, tangents: Any) -> Any:
     return product(x, y), x * dy + y * dx
 
 
+def logistic(x: jax.Array) -> Separable:
+    """`-x'y - H_b(y)` with the binary entropy `H_b`, on the unit box."""
+    return Separable(_logistic, x, _choose, _leave)
+
+
+def is_logistic(objective: Separable) -> bool:
+    return objective.minimiser is _choose
+
+
+def _logistic(y: jax.Array, x: jax.Array) -> jax.Array:
+    return xlogx(y) + xlogx(1 - y) - product(x, y)
+
+
+def _choose(z: jax.Array, x: jax.Array) -> jax.Array:
+    return sigmoid(z + x)
+
+
+def _leave(z: jax.Array, x: jax.Array) -> jax.Array:
+    return sigmoid(-z - x)
+
+
 def entropy(z: jax.Array, lower: jax.Array, upper: jax.Array) -> Separable:
     """`sum_i h(y_i) - z_i y_i` for the box's `h`."""
     return Separable(_entropy, (z, lower, upper), _inverse_mirror, _complement)

@@ -173,7 +173,7 @@ def hoisted(problem: Problem, init: Any) -> Problem:
     if isinstance(objective, Separable):
         flat = jax.ShapeDtypeStruct((math.prod(y.shape),), y.dtype) if _is_array(y) else y
         theta = jax.eval_shape(lambda: _theta(objective, y)) if _is_array(y) else objective.theta
-        names = ("phi", "minimiser", "complement", "log_slope")
+        names = ("phi", "minimiser", "complement")
         functions = {name: getattr(objective, name) for name in names}
         moved = {name: f and hoist(f, flat, theta) for name, f in functions.items()}
         if moved != functions:
@@ -213,8 +213,7 @@ def _flat_objective(problem: Problem, y: Any, n: int, unravel: Any) -> Any:
     if isinstance(objective, Separable):
         if not _is_array(y):
             raise TypeError("a Separable objective needs y to be one array, not a pytree; write theta as an array")
-        functions = objective.minimiser, objective.complement, objective.log_slope
-        return Separable(objective.phi, _theta(objective, y), *functions)
+        return Separable(objective.phi, _theta(objective, y), objective.minimiser, objective.complement)
     smooth = Smooth(objective, cast(problem.args, dtype), unravel)
     out = jax.eval_shape(smooth, jax.ShapeDtypeStruct((n,), dtype))
     if getattr(out, "shape", None) != ():
@@ -273,8 +272,7 @@ def flatten(problem: Problem, init: Any) -> tuple[FlatProblem, jax.Array, Callab
     lower = _fill(cast(problem.box.lower, dtype), y, "lower")
     upper = _fill(cast(problem.box.upper, dtype), y, "upper")
     flat = FlatProblem(objective, equality, Box(lower, upper))
-    if not (isinstance(objective, Separable) and objective.steep):  # whose residuals do without
-        flat = replace(flat, natural=jax.lax.stop_gradient(natural_sizes(flat)))
+    flat = replace(flat, natural=jax.lax.stop_gradient(natural_sizes(flat)))
     unit = unit_of_data(flat) if isinstance(objective, Smooth) else 1.0
     start = middle_of_box(flat.box, unit) if init is None else ravel_pytree(cast(_as_floats(init), dtype))[0]
 

@@ -55,7 +55,7 @@ class Quadratic:
         return as_matrix(self.P, self.q)
 
 
-@pytree(callables=("phi", "minimiser", "complement", "log_slope"))
+@pytree(callables=("phi", "minimiser", "complement"))
 @dataclass(frozen=True, eq=False)
 class Separable:
     """A separable objective, `f(y) = sum_i phi(y_i, theta_i)` with `phi` convex in its first argument.
@@ -68,12 +68,6 @@ class Separable:
             Newton iteration, and the box must then lie inside the domain of `phi` (its ends may be limits).
         complement: `complement(z, theta) = upper - minimiser(z, theta)` without cancellation, for a `phi` whose
             minimiser stays below the upper bound and comes so near to it that the difference is lost in rounding.
-        log_slope: `log_slope(z, theta)`, the logarithm of the derivative of `minimiser` in `z`, which says that the
-            objective is *steep*: the box is bounded, `phi'` is infinite on both of its ends (so that no bound is ever
-            active) and depends on `theta` by terms that are finite there, and `minimiser` is the inverse of `phi'` on
-            all of the box, with both derivatives of `log_slope` in `z` at most 1 in size, as for entropies. One
-            equality is then solved for in few sweeps, and differentiated exactly even where every slope underflows.
-            Needs `complement`.
 
     >>> import kkt_solvers as kkt
     >>> def phi(y, v):
@@ -87,33 +81,24 @@ class Separable:
     theta: Any
     minimiser: Callable[..., jax.Array] | None
     complement: Callable[..., jax.Array] | None
-    log_slope: Callable[..., jax.Array] | None
 
-    def __init__(self, phi: Any, theta: Any = (), minimiser: Any = None, complement: Any = None, log_slope: Any = None):
-        functions = {"phi": phi, "minimiser": minimiser, "complement": complement, "log_slope": log_slope}
+    def __init__(self, phi: Any, theta: Any = (), minimiser: Any = None, complement: Any = None):
+        functions = {"phi": phi, "minimiser": minimiser, "complement": complement}
         for name, function in functions.items():
             if not callable(function) and (name == "phi" or function is not None):
                 raise TypeError(f"{name} must be an elementwise function of (y, theta), got {type(function).__name__}")
         if complement is not None and minimiser is None:
             raise ValueError("complement needs a minimiser: pass both or neither")
-        if log_slope is not None and complement is None:
-            raise ValueError("log_slope needs a complement: pass both or neither")
         object.__setattr__(self, "phi", phi)
         object.__setattr__(self, "theta", floating_tree(theta, "theta"))
         object.__setattr__(self, "minimiser", minimiser)
         object.__setattr__(self, "complement", complement)
-        object.__setattr__(self, "log_slope", log_slope)
 
     def __call__(self, y: jax.Array) -> jax.Array:
         return jnp.sum(self.phi(y, self.theta))
 
     def gradient(self, y: jax.Array) -> jax.Array:
         return elementwise_derivative(self.phi, y, self.theta)
-
-    @property
-    def steep(self) -> bool:
-        """Whether no bound is ever active: see `log_slope`."""
-        return self.log_slope is not None
 
 
 @pytree(callables=("function",), static=("unravel",))

@@ -136,11 +136,6 @@ def block_sum(x: jax.Array) -> jax.Array:
     return _block_sum(x, _row_sums)
 
 
-def spread(value: jax.Array, like: jax.Array) -> jax.Array:
-    """`value` for every entry of the vector `like`; its transpose is a `block_sum`, where a broadcast's is a sum."""
-    return jax.linear_transpose(lambda x: _block_sum(x, _sums_of_folds), like)(value)[0]
-
-
 def sizes(x: jax.Array) -> jax.Array:
     """Absolute values, infinite for a NaN.
 

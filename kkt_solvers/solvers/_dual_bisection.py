@@ -1,19 +1,22 @@
 """One equality and a separable objective: a root of a monotone function of one variable."""
 
+import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from kkt_solvers.conditions.elementwise import minimise_elementwise, slope_of_minimiser
+from kkt_solvers.data.entropy import is_logistic, sigmoid
 from kkt_solvers.data.objectives import Quadratic, Separable
 from kkt_solvers.data.problem import Box, FlatProblem, Sum
 from kkt_solvers.data.sizes import middle_of_box, natural_sizes
 from kkt_solvers.data.solution import Dual, Status
 from kkt_solvers.numerics.arrays import block_sum, largest
+from kkt_solvers.numerics.batches import when_any
 from kkt_solvers.solvers._base import Solver, separable, single_row
-from kkt_solvers.solvers._steep import Search, steep_dual
+from kkt_solvers.solvers._logistic import logistic_root
 
 
 @dataclass(frozen=True)
@@ -48,14 +51,16 @@ class DualBisection(Solver):
             y = minimise_elementwise(objective, jnp.zeros_like(lower), lower, upper)
             claim = _claim(problem, y, jnp.asarray(Status.SOLVED))
             return y, Dual(problem.equality.target, None, None), _count(0), claim
-        if objective.steep and self.accelerate:
-            if isinstance(problem.equality, Sum) and problem.equality.weights is None:
-                weights = jnp.ones((), total.dtype)
-            y, s, iterations, claim = steep_dual(objective, weights, total, lower, upper, self.max_iterations)
+        general = functools.partial(scalar_dual, objective, weights, total, lower, upper, self.max_iterations)
+        if is_logistic(objective) and self.accelerate:
+            alike = isinstance(problem.equality, Sum) and problem.equality.weights is None
+            row = objective.theta[None], total[None, None], None if alike else weights[None]
+            root = logistic_root(*row, most_sweeps=self.max_iterations)
+            found = sigmoid(root.t[0]), -root.nu[0, 0], root.sweeps[0, 0], jnp.asarray(Status.SOLVED)
+            holds = jnp.all((lower == 0) & (upper == 1) & (weights > 0)) & jnp.isfinite(root.nu[0, 0])
+            y, s, iterations, claim = when_any(~holds, general, found)
         else:
-            y, s, iterations, claim = scalar_dual(
-                objective, weights, total, lower, upper, self.max_iterations, plain=not self.accelerate
-            )
+            y, s, iterations, claim = general(plain=not self.accelerate)
         if isinstance(problem.objective, Quadratic):
             y = _shared(objective, weights, total, lower, upper, s, y)
             claim = _claim(problem, y, claim)
@@ -215,6 +220,18 @@ def _signed_parts(
     return E, D, block_sum(jnp.where(up, slope, 0)), block_sum(jnp.where(up, 0, slope))
 
 
+class _Search(NamedTuple):
+    """A root between `low` and `high`, from `s` on."""
+
+    low: jax.Array
+    high: jax.Array
+    s: jax.Array
+    last: jax.Array  # the length of the last step, and of the one before it
+    before: jax.Array
+    done: jax.Array
+    iterations: jax.Array
+
+
 def _newton(
     objective: Separable,
     weights: jax.Array,
@@ -229,7 +246,7 @@ def _newton(
     leaves the bracket, or is not half as long as the one before the last, is replaced by bisection."""
     eps, largest = jnp.finfo(low.dtype).eps, jnp.sqrt(jnp.finfo(low.dtype).max)
 
-    def step(state: Search) -> Search:
+    def step(state: _Search) -> _Search:
         s = state.s
         E, D, E_slope, D_slope = _signed_parts(objective, weights, total, lower, upper, s)
         residual = E - D
@@ -256,9 +273,9 @@ def _newton(
         exact = residual == 0
         following = jnp.where(exact, s, jnp.where(settled, jnp.clip(newton, low, high), following))
         done = exact | settled | narrow | jnp.isnan(residual)  # an infinite one has a sign
-        return Search(low, high, following, jnp.abs(following - s), state.last, done, state.iterations + 1)
+        return _Search(low, high, following, jnp.abs(following - s), state.last, done, state.iterations + 1)
 
-    def unfinished(state: Search) -> jax.Array:
+    def unfinished(state: _Search) -> jax.Array:
         return ~state.done & (state.iterations < max_iterations)
 
     # An end at the largest number stands for an unbounded range: start near zero, not half way to it.
@@ -268,5 +285,5 @@ def _newton(
     start = jnp.where(empty, low, start)
     width = high - low
     scale = jnp.minimum(jnp.maximum(jnp.abs(low), jnp.abs(high)), 1 / eps)
-    final = jax.lax.while_loop(unfinished, step, Search(low, high, start, width, width, empty, _count(0)))
+    final = jax.lax.while_loop(unfinished, step, _Search(low, high, start, width, width, empty, _count(0)))
     return final.s, final.iterations
