@@ -184,9 +184,11 @@ def _narrow(
 def _guess(t: jax.Array, odds: jax.Array) -> jax.Array:
     """The root for normally distributed points, for which a sum of sigmoids is close to one sigmoid, wider than they by
     their variance. Where they spread far that is wrong, and the guess is near zero."""
-    t = where(jnp.abs(t) < jnp.inf, t, 0.0)
-    mean, square = (jnp.mean(moment, axis=-1, keepdims=True) for moment in (t, t * t))
-    variance, logit = jnp.maximum(square - mean * mean, 0.0), jnp.log(odds)
+    finite = jnp.abs(t) < jnp.inf
+    t = where(finite, t, 0.0)
+    count, total, square = (jnp.sum(v, axis=-1, keepdims=True) for v in (finite.astype(t.dtype), t, t * t))
+    mean, logit = total / count, jnp.log(odds)
+    variance = jnp.maximum(square / count - mean * mean, 0.0)
     guess = (jnp.sqrt(1 + math.pi / 8 * variance) * logit - mean) / (1 + (variance / _VARIANCE) ** 2)
     most = jnp.abs(logit) + 1.0
     return where(jnp.abs(guess) < jnp.inf, jnp.clip(guess, -most, most), 0.0)  # a NaN where it is settled

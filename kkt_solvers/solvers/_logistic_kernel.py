@@ -20,10 +20,10 @@ def fused(
     b, n = x.shape
     length = max(16, 1 << (n - 1).bit_length())
 
-    def filled(value: jax.Array, end: float) -> jax.Array:
-        return jnp.pad(value, ((0, 0), (0, length - n)), constant_values=end)
-
-    arguments = [filled(x, -jnp.inf), k] if w is None else [filled(x, -jnp.inf), k, filled(w, 1.0)]
+    end = ((0, 0), (0, length - n))
+    arguments = [jnp.pad(x, end, constant_values=-jnp.inf), k]
+    if w is not None:
+        arguments.append(jnp.pad(w, end, mode="edge"))
     out = jax.eval_shape(function, *arguments)
     leaves, structure = jax.tree.flatten(out)
 
@@ -44,9 +44,7 @@ def fused(
         interpret=interpret,
         compiler_params=triton.CompilerParams(num_warps=min(16, max(1, length // 256)), num_stages=1),
     )(*arguments)
-    return structure.unflatten(
-        [value[:, : leaf.shape[1] if leaf.shape[1] == 1 else n] for value, leaf in zip(results, leaves, strict=True)]
-    )
+    return structure.unflatten([value[:, : min(n, value.shape[1])] for value in results])
 
 
 def _sum(x: jax.Array) -> jax.Array:
