@@ -53,9 +53,9 @@ BUDGETS = {
     "qp": (quadratic, (P, Q, A, B), 2250),
     "qp, gradient": (gradient(quadratic), (P, Q, A, B), 3050),
     "solve_qp": (inequalities, (P, Q, A, B), 2300),
-    "general": (general, (Q,), 2900),
-    "lml": (lambda x: lml(x, 5), (SCORES,), 3650),
-    "lml, gradient": (gradient(lambda x: lml(x, 5)), (SCORES,), 3250),
+    "general": (general, (Q,), 2860),
+    "lml": (lambda x: lml(x, 5), (SCORES,), 400),
+    "lml, gradient": (gradient(lambda x: lml(x, 5)), (SCORES,), 450),
 }
 
 

@@ -4,7 +4,8 @@ Run it, on an idle machine, with
 
     OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 python docs/benchmarks/lml.py
 
-All in float32, on normally distributed scores. Beside `lml` stand
+All in float32, on normally distributed scores. First `lml` at every standard deviation of the scores, those of a
+network at its start and after training; then, at a deviation of 3, beside it
 
 | column | what it is |
 |---|---|
@@ -36,10 +37,13 @@ SHAPES = [
     (128, 1000, 5),
     (128, 1000, 500),
     (4096, 100, 5),
+    (4096, 10, 2),
     (32, 100_000, 5),
     (1, 1_000_000, 100),
     (1, 1_000_000, 500_000),
 ]
+DEVIATIONS = (0.1, 1, 3, 10, 100)
+DEVIATION_OF_PEERS = 3
 COLUMNS = ("softmax", "lml", "bisection", "jaxopt", "box_section", "entmax", "paper", "torch")
 
 
@@ -71,6 +75,10 @@ def bisection_backward(t, g):
 
 
 bisection.defvjp(bisection_forward, bisection_backward)
+
+
+def softmax(x, k):
+    return jax.nn.softmax(x, -1)
 
 
 def with_jaxopt(x, k):
@@ -128,7 +136,7 @@ def module_at(path):
 
 def calls(x, g, k, paper):
     functions = {
-        "softmax": lambda x, k: jax.nn.softmax(x, -1),
+        "softmax": softmax,
         "lml": lml,
         "bisection": bisection,
         "jaxopt": with_jaxopt,
@@ -148,6 +156,23 @@ def calls(x, g, k, paper):
     return found, memory
 
 
+def scores(rng, batch, n, deviation):
+    return (jnp.asarray(rng.normal(size=(batch, n)) * size, jnp.float32) for size in (deviation, 1))
+
+
+def medians(found, options):
+    """Seconds for each, in turns."""
+    times = {name: [] for name in found}
+    times_each = 1 if jax.default_backend() == "cpu" else 20
+    for repeat in range(options.repeats + 2):
+        for name, call in found.items():
+            begin = time.perf_counter()
+            call(times_each)
+            if repeat >= 2:
+                times[name].append((time.perf_counter() - begin) / times_each)
+    return {name: np.median(values) for name, values in times.items()}
+
+
 def main(argv=None):
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -158,20 +183,21 @@ def main(argv=None):
     paper = None if options.paper is None else module_at(options.paper)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     rng = np.random.default_rng(0)
-    times_each = 1 if jax.default_backend() == "cpu" else 20
-    print(f"{jax.devices()[0].device_kind}; forward + backward; softmax in ms, the others as ratios to it")
+    shapes = SHAPES[: 1 if options.small else None]
+    print(f"{jax.devices()[0].device_kind}; forward + backward of lml, as ratios to softmax")
+    print(f"{'shape':<18} | {'k':>6} | " + " | ".join(f"{deviation:>5}" for deviation in DEVIATIONS))
+    for batch, n, k in shapes:
+        cells = []
+        for deviation in DEVIATIONS:
+            x, g = scores(rng, batch, n, deviation)
+            seconds = medians({"softmax": jax_call(softmax, x, g, k)[0], "lml": jax_call(lml, x, g, k)[0]}, options)
+            cells.append(f"{seconds['lml'] / seconds['softmax']:>5.1f}")
+        print(f"{batch:>6} x {n:<9} | {k:>6} | " + " | ".join(cells), flush=True)
+    print(f"\nat a deviation of {DEVIATION_OF_PEERS}; softmax in ms, the others as ratios to it")
     print(f"{'shape':<18} | {'k':>6} | " + " | ".join(f"{name:>11}" for name in COLUMNS) + " | memory")
-    for batch, n, k in SHAPES[: 1 if options.small else None]:
-        x, g = (jnp.asarray(rng.normal(size=(batch, n)), jnp.float32) for _ in range(2))
-        found, memory = calls(x, g, k, paper)
-        times = {name: [] for name in found}
-        for repeat in range(options.repeats + 2):
-            for name, call in found.items():
-                begin = time.perf_counter()
-                call(times_each)
-                if repeat >= 2:
-                    times[name].append((time.perf_counter() - begin) / times_each)
-        seconds = {name: np.median(values) for name, values in times.items()}
+    for batch, n, k in shapes:
+        found, memory = calls(*scores(rng, batch, n, DEVIATION_OF_PEERS), k, paper)
+        seconds = medians(found, options)
         cells = [f"{1e3 * seconds['softmax']:>11.3f}"]
         cells += [
             f"{seconds[name] / seconds['softmax']:>11.1f}" if name in seconds else f"{'-':>11}" for name in COLUMNS[1:]

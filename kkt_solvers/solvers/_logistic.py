@@ -6,10 +6,10 @@ For any shares 0 <= p <= 1 with `sum w p = k` the equation is the same as
 
 where all terms are positive and nothing cancels. The shares taken here are one for the points `x / w` above a narrow
 band, zero below the band, and the same for all points in it. For w = 1 and a band of width d, log(E / D) then grows
-with a shift of all t at a rate between 1 - d / 4 and 2: the rate is the mean of sigmoid(-t) over the terms of E plus the
-mean of sigmoid(t) over the terms of D, and t is larger in these than in those, but for d. So from any point, and for
-any scores, the distance to the root is known within that factor. Chords whose slope is kept in that range find it in
-two to five sweeps. With other weights the range is wider by their ratio.
+with a shift of all t at a rate between 1 - d / 4 and 2: the rate is the mean of sigmoid(-t) over the terms of E plus
+the mean of sigmoid(t) over the terms of D, and t is larger in these than in those, but for d. So from any point, and
+for any scores, the distance to the root is known within that factor. Chords whose slope is kept in that range find it
+in two to five sweeps. With other weights the range is wider by their ratio.
 
 The band is found by bisection on the weight of the points above a threshold, which costs a comparison and a sum. If
 exactly k are above a threshold, the band is empty and the root lies in a gap. If the gap is wide, both sums are small
@@ -53,11 +53,16 @@ def logistic_root(
     +inf outweigh `k`, they share it. A row with a NaN is NaN.
     """
     step, row_sum = (max(1, x.shape[-1] // 256), row_sums) if row_sum is None else (1, row_sum)
-    info, top = jnp.finfo(x.dtype), 0.5 * math.log(jnp.finfo(x.dtype).max)
-    height = jnp.ones((), x.dtype) if w is None else w
-    unit = jnp.ones((), x.dtype) if w is None else jnp.max(w, axis=-1, keepdims=True)
-    least_unit = jnp.ones((), x.dtype) if w is None else jnp.min(w, axis=-1, keepdims=True)
-    points = x if w is None else x / w
+    dtype, info = x.dtype, jnp.finfo(x.dtype)
+    top = 0.5 * math.log(info.max)  # exp(top) stands for infinite odds
+    one = jnp.ones((), dtype)
+    height, points = (one, x) if w is None else (w, x / w)
+    least_unit, unit = (
+        (one, one) if w is None else (extreme(w, axis=-1, keepdims=True) for extreme in (jnp.min, jnp.max))
+    )
+
+    def scaled(value: jax.Array) -> jax.Array:
+        return value if w is None else value * w
 
     limits = _limits(points, height, row_sum)
     everything, nothing = k >= limits.below, (k <= 0) | (k <= limits.above)
@@ -67,33 +72,24 @@ def logistic_root(
     part = jnp.clip(part, 0.0, 1.0)  # beyond it only where it is settled
     gap = (band.low == band.high) & ~settled
     reach = 10.0 - 0.5 * math.log(info.eps)  # from where on a sigmoid is an exponential
-    wide = gap & ((limits.high - limits.low) * unit > 2 * reach)
-    # A band of a single number holds points of that number only.
-    middle = where(band.high - band.low > _BAND / unit, band.high, 0.5 * band.low + 0.5 * band.high)
-
-    def across() -> tuple[jax.Array, jax.Array]:
-        under = jnp.max(where(points > band.high, -jnp.inf, points), axis=-1, keepdims=True)
-        over = jnp.min(where(points > band.high, points, jnp.inf), axis=-1, keepdims=True)
-        return where(wide, under, middle), where(wide, over, middle)
-
-    # The points next to a wide gap, and how far from the root they are left.
-    under, over = jax.lax.cond(_any(wide), across, lambda: (middle, middle))
-    half = where(wide, (0.5 * over - 0.5 * under) * least_unit, 0.0)
-    left = jnp.minimum(half, reach)
+    under, over = _around(points, band, gap & ((limits.high - limits.low) * unit > 2 * reach), _BAND / unit)
     middle = 0.5 * under + 0.5 * over
+    half = where(under < over, (0.5 * over - 0.5 * under) * least_unit, 0.0)
+    left = jnp.minimum(half, reach)  # of the half of the gap
+
     edge = where(everything, -jnp.inf, where(nothing, jnp.inf, jnp.nan * k))
     shared = where(everything | (k <= 0), -jnp.inf, jnp.log(k) - jnp.log(limits.above - k))
-    t = where(settled, where(x == edge, shared, x - edge), x - (middle if w is None else middle * w))
-    above, next_to = points > band.high, where(points > band.high, over, under)
-    near = x - (next_to if w is None else next_to * w) + where(above, left, -left)
+    t = where(settled, where(x == edge, shared, x - edge), x - scaled(middle))
+    above = points > band.high
+    near = x - scaled(where(above, over, under)) + where(above, left, -left)
     near = jnp.minimum(where(settled, t, near), top)
     share = where(above, 1.0, where(points > band.low, part, 0.0))
     start = jnp.exp(near)
 
     def odds(shift: jax.Array) -> jax.Array:
-        return (
-            start * jnp.exp(jnp.minimum(shift, 0.9 * top)) if w is None else jnp.exp(jnp.minimum(near + w * shift, top))
-        )
+        if w is None:
+            return start * jnp.exp(jnp.minimum(shift, 0.9 * top))
+        return jnp.exp(jnp.minimum(near + w * shift, top))
 
     def log_ratio(shift: jax.Array) -> jax.Array:
         r = odds(shift)
@@ -106,9 +102,8 @@ def logistic_root(
     shift, sweeps = _chords(log_ratio, first, rate, (_RATES[0] * least_unit, _RATES[1] * unit), settled, most_sweeps)
     # Also where it is settled a sweep has been made, which tells of a NaN.
     shift = where(jnp.isnan(shift) | jnp.isnan(k), jnp.nan, where(settled, 0.0, shift))
-    nu = where(settled, edge, middle) - shift
     end = where(near == top, math.exp(top), odds(shift))
-    return Root(t + (shift if w is None else shift * w), end, half - left, nu, sweeps)
+    return Root(t + scaled(shift), end, half - left, where(settled, edge, middle) - shift, sweeps)
 
 
 def logistic_rows(x: jax.Array, k: jax.Array, w: jax.Array | None = None) -> Root:
@@ -179,6 +174,19 @@ def _narrow(
         return band, *open_at(band)
 
     return jax.lax.while_loop(lambda state: _any(state[2]), halve, (band, *open_at(band)))[0]
+
+
+def _around(points: jax.Array, band: _Band, wide: jax.Array, width: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The points on either side of a wide gap; elsewhere the middle of the band, twice."""
+    # A band that is wider than it should be is one number wide: its points are all the same.
+    middle = where(band.high - band.low > width, band.high, 0.5 * band.low + 0.5 * band.high)
+
+    def found() -> tuple[jax.Array, jax.Array]:
+        under = jnp.max(where(points > band.high, -jnp.inf, points), axis=-1, keepdims=True)
+        over = jnp.min(where(points > band.high, points, jnp.inf), axis=-1, keepdims=True)
+        return where(wide, under, middle), where(wide, over, middle)
+
+    return jax.lax.cond(_any(wide), found, lambda: (middle, middle))
 
 
 def _guess(t: jax.Array, odds: jax.Array) -> jax.Array:
