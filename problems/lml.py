@@ -168,8 +168,9 @@ def _linearised(
     w'dy + y'dw = dk. All of H may be small beyond any number, but not `slope = H exp(far)`: with that,
     `dnu = part - exp(far) rest`. Returns `slope`, `dx - nu dw`, `part` and `rest`."""
     dx, dk, dw = tangents
-    rest = 1 / (1 + odds)
-    slope = where(odds > float(jnp.finfo(odds.dtype).max) ** 0.49, 0.0, odds * rest * rest)  # there they are infinite
+    tail = 1 / (1 + odds)
+    infinite = odds > float(jnp.finfo(odds.dtype).max) ** 0.49  # see `logistic_root`
+    slope = where(infinite, 0.0, odds * tail * tail)
     weighted = slope if w is None else slope * w
     if w is not None:
         dx = dx - where(jnp.isfinite(nu), nu, 0.0) * dw
