@@ -131,6 +131,21 @@ def test_axis_mask_weights_and_temperature(rng, x64):
     np.testing.assert_allclose(per_row[3], lml(x[0, 3] / 4, 2), atol=1e-15)
 
 
+@pytest.mark.parametrize("spread", [1, 3, 6])
+def test_weights_of_any_spread(spread, dtype, rng):
+    bound = {"float64": 1e-14, "float32": 1e-5}[dtype.name]
+    for scale in (0.1, 1, 10, 100, 1e4):
+        x, w = scale * rng.normal(size=(400, 30)), np.exp(spread * rng.normal(size=(400, 30))).astype(dtype)
+        k = (rng.choice([1e-3, 0.1, 0.5, 0.9, 0.999], size=400) * w.sum(1)).astype(dtype)
+        y = np.asarray(_weighted(x.astype(dtype), k, w), float)
+        np.testing.assert_allclose(np.sum(w * y, 1), k, rtol=bound)
+
+
+@jax.jit
+def _weighted(x, k, w):
+    return lml(x, k, weights=w)
+
+
 def test_gradient_in_everything(rng, x64):
     x, w, g = rng.normal(size=6), rng.uniform(0.5, 2, size=6), rng.normal(size=6)
 

@@ -45,7 +45,7 @@ class Root(NamedTuple):
 
 
 def logistic_root(
-    x: jax.Array, k: jax.Array, w: jax.Array | None = None, *, row_sum: Any = None, most_sweeps: int = 40
+    x: jax.Array, k: jax.Array, w: jax.Array | None = None, *, row_sum: Any = None, most_sweeps: int = 100
 ) -> Root:
     """The root for scores `x (..., n)`, which may be infinite, `k (..., 1)` and weights like `x`, or `None` for ones.
 
@@ -82,9 +82,9 @@ def logistic_root(
     t = where(settled, where(x == edge, shared, x - edge), x - scaled(middle))
     above = points > band.high
     near = x - scaled(where(above, over, under)) + where(above, left, -left)
-    near = jnp.minimum(where(settled, t, near), top)
+    near = where(settled, t, near)
     share = where(above, 1.0, where(points > band.low, part, 0.0))
-    start = jnp.exp(near)
+    start = jnp.exp(jnp.minimum(near, top))
 
     def odds(shift: jax.Array) -> jax.Array:
         if w is None:
@@ -102,7 +102,7 @@ def logistic_root(
     shift, sweeps = _chords(log_ratio, first, rate, (_RATES[0] * least_unit, _RATES[1] * unit), settled, most_sweeps)
     # Also where it is settled a sweep has been made, which tells of a NaN.
     shift = where(jnp.isnan(shift) | jnp.isnan(k), jnp.nan, where(settled, 0.0, shift))
-    end = where(near == top, math.exp(top), odds(shift))
+    end = odds(shift) if w is not None else where(near > top, math.exp(top), odds(shift))
     return Root(t + scaled(shift), end, half - left, where(settled, edge, middle) - shift, sweeps)
 
 
@@ -210,8 +210,9 @@ def _chords(
     settled: jax.Array,
     most: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """The root of the increasing `h`, and the number of its evaluations, from `first` on. A chord goes through the last
-    two points; a parabola through three, of the inverse function, improves it where the two agree."""
+    """The root of the increasing `h`, NaN if it is not found, and the number of evaluations, from `first` on. A chord
+    goes through the last two points; a parabola through three, of the inverse function, improves it where the two
+    agree."""
     info, ratio = jnp.finfo(rate.dtype), rates[1] / rates[0] * (_RATES[0] / _RATES[1])
 
     def sweep(state: Any) -> Any:
@@ -227,15 +228,16 @@ def _chords(
         step = where(beyond & (low < high), 0.5 * (low + high) - s, step)
         # What is left of the error is of the size of the product of the last three, each of which h bounds.
         error = jnp.abs(now) * ratio
-        finished = done | settled | (error * error_1 * error_2 <= 32 * info.eps) | (s + step == s)
+        close = (error * error_1 * error_2 <= 32 * info.eps) | (jnp.abs(now) <= 8 * info.eps) | (s + step == s)
+        finished = done | settled | close
         s_new = where(done, s, s + step)  # all else follows from it
-        return (s_new, low, high), (s, now, h_1, root), (error, error_1), finished, sweeps + ~done
+        return (s_new, low, high), (s, now, h_1, root), (error, error_1), finished, where(done, sweeps, sweeps + 1)
 
     zero = jnp.zeros_like(rate)
     one, infinite = zero + 1, zero + jnp.inf
     state = ((first, -infinite, infinite), (zero, zero, zero, zero), (one, one), zero > 0, zero.astype(jnp.int32))
     final = jax.lax.while_loop(lambda s: _any(~s[3] & (s[4] < most)), sweep, state)
-    return final[0][0], final[4]
+    return where(final[3], final[0][0], jnp.nan), final[4]
 
 
 def _any(flag: jax.Array) -> jax.Array:
