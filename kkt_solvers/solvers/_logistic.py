@@ -108,8 +108,8 @@ def logistic_root(
 
 def logistic_rows(x: jax.Array, k: jax.Array, w: jax.Array | None = None) -> Root:
     """`logistic_root` of a matrix `x`, at most so many rows at a time that they stay in the cache of a CPU; on a GPU by
-    one kernel where a row fits into a block."""
-    if jax.default_backend() == "gpu" and x.shape[1] <= LONGEST_ROW:
+    one kernel where a row fits into a block. (Not in float64, in which it has not been measured.)"""
+    if jax.default_backend() == "gpu" and x.dtype == jnp.float32 and x.shape[1] <= LONGEST_ROW:
         return jax.lax.platform_dependent(x, k, w, cuda=functools.partial(fused, logistic_root), default=logistic_root)
     rows = next(
         rows for rows in range(len(x), 0, -1) if len(x) % rows == 0 and (rows * x.shape[1] <= _CACHED or rows == 1)
