@@ -1,7 +1,6 @@
 """Small conversions shared by the constructors and the door."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -133,7 +132,12 @@ def block_sum(x: jax.Array) -> jax.Array:
 
     XLA turns a plain sum inside a loop into one running total, which in float32 loses three digits at n = 1e5.
     """
-    return _block_sum(x, _row_sums)
+    if x.size <= 8 * _BLOCK:
+        return _row_sums(x)
+    # A length that divides x spares a copy of its parts.
+    length = next((length for length in range(_BLOCK, 2 * _BLOCK) if x.size % length == 0), _BLOCK)
+    whole = x.size - x.size % length
+    return block_sum(_row_sums(x[:whole].reshape(-1, length))) + jnp.sum(x[whole:])
 
 
 def sizes(x: jax.Array) -> jax.Array:
@@ -169,15 +173,6 @@ def relative(size: jax.Array, unit: jax.Array) -> jax.Array:
 def inverse_root(size: jax.Array) -> jax.Array:
     """`1 / sqrt(size)`, and one where that is zero: the scale to unit size."""
     return jax.lax.rsqrt(where(size > 0, size, 1.0))
-
-
-def _block_sum(x: jax.Array, row_sums: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    if x.size <= 8 * _BLOCK:
-        return row_sums(x)
-    # A length that divides x spares a copy of its parts.
-    length = next((length for length in range(_BLOCK, 2 * _BLOCK) if x.size % length == 0), _BLOCK)
-    whole = x.size - x.size % length
-    return _block_sum(row_sums(x[:whole].reshape(-1, length)), row_sums) + jnp.sum(x[whole:])
 
 
 @jax.custom_jvp
