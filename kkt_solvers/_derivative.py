@@ -27,9 +27,10 @@ import jax.numpy as jnp
 from kkt_solvers.conditions.elementwise import slope_of_minimiser
 from kkt_solvers.conditions.multipliers import Point, bound_multipliers, held_by, reduced_gradient
 from kkt_solvers.conditions.residuals import adjoint, lagrangian_minimiser
+from kkt_solvers.data.entropy import is_logistic, sigmoid
 from kkt_solvers.data.objectives import Separable, hessian_product
 from kkt_solvers.data.problem import FlatProblem
-from kkt_solvers.numerics.arrays import full_precision, where
+from kkt_solvers.numerics.arrays import block_sum, full_precision, largest, where
 from kkt_solvers.systems.elimination import schur, solve_semidefinite
 from kkt_solvers.systems.kkt import KKTSystem, choose
 
@@ -69,6 +70,8 @@ Tangents = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 
 def _separable_rule(problem: FlatProblem, objective: Separable, point: Point, d_problem: Any) -> Tangents:
+    if is_logistic(objective) and problem.equality.target.size == 1:
+        return _logistic_rule(problem, objective, point, d_problem)
     y, nu, (lower, upper) = point.primal, point.equality, (problem.box.lower, problem.box.upper)
     _, t = jax.jvp(lambda p: lagrangian_minimiser(p, nu), (problem,), (d_problem,))
     slope = slope_of_minimiser(objective, -adjoint(problem, nu), lower, upper)
@@ -78,6 +81,32 @@ def _separable_rule(problem: FlatProblem, objective: Separable, point: Point, d_
     d_nu = solve_semidefinite(pivot, jnp.ravel(right)).reshape(right.shape)
     _, d_bounds = jax.jvp(lambda p, nu: bound_multipliers(p, y, nu), (problem, nu), (d_problem, d_nu))
     return t - slope * problem.equality.adjoint(d_nu), d_nu, *d_bounds
+
+
+def _logistic_rule(problem: FlatProblem, objective: Separable, point: Point, d_problem: Any) -> Tangents:
+    """The same for a sum of sigmoids, free of underflow. Where all of their slopes are near it (the root lies in a wide
+    gap of the scores) they are divided by c = exp(-far), with `far` the distance of the nearest score."""
+    y, nu, (lower, upper) = point.primal, point.equality, (problem.box.lower, problem.box.upper)
+    info = jnp.finfo(y.dtype)
+
+    def logits(problem: FlatProblem) -> jax.Array:
+        return problem.objective.theta - adjoint(problem, nu)
+
+    (z, dz), (_, t) = (jax.jvp(f, (problem,), (d_problem,)) for f in (logits, lambda p: lagrangian_minimiser(p, nu)))
+    slope, row = slope_of_minimiser(objective, -adjoint(problem, nu), lower, upper), problem.rows.dense()[0]
+    far = jnp.min(jnp.abs(z))
+    no_bound = largest(y - sigmoid(z)) <= info.eps
+    faint = (block_sum(slope * row * row) < info.tiny / info.eps**2) & jnp.isfinite(far) & no_bound
+    faint, far = jax.lax.stop_gradient((faint, where(faint, far, 0.0)))
+    slope = where(faint, jnp.exp(far - jnp.abs(z)), slope)  # where it is faint, a sigmoid is an exponential
+    t, c = where(faint, slope * dz, t), jnp.exp(-far)
+    pivot = block_sum(slope * row * row)
+    inverse = where(pivot > 0, 1 / where(pivot > 0, pivot, 1.0), 0.0)
+    _, d_residual = jax.jvp(lambda p: _equality_residual(p, y), (problem,), (d_problem,))
+    along, across = inverse * problem.equality.product(t), inverse * d_residual
+    d_nu = along + jnp.minimum(jnp.exp(far), info.max) * across
+    _, d_bounds = jax.jvp(lambda p, nu: bound_multipliers(p, y, nu), (problem, nu), (d_problem, d_nu))
+    return c * t - slope * problem.equality.adjoint(c * along + across), d_nu, *d_bounds
 
 
 def active_bounds(problem: FlatProblem, point: Point) -> tuple[jax.Array, jax.Array]:

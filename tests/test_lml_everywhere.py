@@ -70,6 +70,17 @@ def test_the_derivative_in_k_does_not_underflow(dtype):
     np.testing.assert_allclose(log_rest, [-300, -300, 0, 0], rtol=1e-6, atol=1e-12)
     np.testing.assert_allclose(log_dx, [-7 / 4, -7 / 4, 3 - 7 / 4, 4 - 7 / 4], rtol=1e-5)  # v - w sum(v), v = g (1 - y)
 
+    of_problem = jax.grad(lambda k: jnp.vdot(jnp.arange(1.0, 5.0, dtype=dtype), kkt.solve(LML(x, k)).primal))
+    np.testing.assert_allclose(of_problem(jnp.asarray(2, dtype)), 2.5, rtol=1e-5)
+
+
+def test_its_objective_over_another_box(x64, rng):
+    x = rng.normal(size=6)
+    problem = kkt.Problem(LML(x, 2.3).objective, kkt.Sum(2.3), kkt.Box(0.2, 0.7))
+    solution, other = kkt.solve(problem), kkt.solve(problem, jnp.full(6, 2.3 / 6), solver=kkt.InteriorPoint())
+    assert int(solution.status) == int(other.status) == 0
+    np.testing.assert_allclose(solution.primal, other.primal, atol=1e-8)
+
 
 INF = np.inf
 EDGES = [
