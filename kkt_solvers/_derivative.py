@@ -90,6 +90,7 @@ def _logistic_rule(problem: FlatProblem, objective: Separable, point: Point, d_p
     info = jnp.finfo(y.dtype)
 
     def logits(problem: FlatProblem) -> jax.Array:
+        assert isinstance(problem.objective, Separable)
         return problem.objective.theta - adjoint(problem, nu)
 
     (z, dz), (_, t) = (jax.jvp(f, (problem,), (d_problem,)) for f in (logits, lambda p: lagrangian_minimiser(p, nu)))
