@@ -1,8 +1,8 @@
 """Differentiable projections onto a box with linear equalities: `{y : l <= y <= u, A y = b}`.
 
 Each is a problem of this library, solved by `DualBisection` (one equality) or `DualNewton` (several) and
-differentiated by the engine. All of them take one point; `jax.vmap` makes batches of them. Where the set is empty the
-result, or under tracing its derivative, is not a number.
+differentiated by the engine. Each takes one point; use `jax.vmap` for a batch. If the set is empty, the result is NaN,
+and so is its derivative.
 """
 
 from typing import Any
@@ -36,10 +36,10 @@ def euclidean(
         equality: an `Affine(A, b)`, `A` of shape `(m, n)`, in place of `total` and `weights`: `A y = b`.
         lower, upper: scalars or `(n,)`; may be infinite.
 
-    Returns the projection, like `v`; NaN where no point of the box meets the equality. Raises `ValueError` for wrong
+    Returns the projection, like `v`; NaN if no point of the box meets the equality. Raises `ValueError` for wrong
     shapes and for bad values that can be seen.
 
-    Exact up to rounding: clipping and then rescaling, which is often seen, is not a projection.
+    The projection is exact up to rounding. To clip and then rescale, as is often done, is not a projection.
 
     >>> import kkt_solvers as kkt
     >>> from kkt_solvers import projections
@@ -65,7 +65,7 @@ def simplex(v: Any, total: Any = 1.0) -> jax.Array:
     Source: [martins2016].
     """
     v = _vector(v)
-    # An offset changes nothing; without it the sum is as exact for large entries as for small ones.
+    # An offset of v does not change the projection. Without it the sum is as precise for large entries as for small.
     largest = jax.lax.stop_gradient(jnp.max(v, initial=-jnp.inf))
     return euclidean(v - jnp.where(jnp.isfinite(largest), largest, 0.0), total, lower=0.0)
 
@@ -105,8 +105,8 @@ def binary_entropic(
     """The Bregman projection with the binary entropy of the box, `(y - l) log(y - l) + (u - y) log(u - y)`.
 
     On the unit box it is the nearest vector of Bernoulli probabilities, `argmin sum_i KL(y_i, v_i)`, and of
-    `v = sigmoid(x)` it is the limited multi-label projection of `x` (which `kkt_solvers.problems.lml` computes from
-    `x` itself, where `v` would round to 0 or 1). On a side where the box is unbounded the term of that side is gone.
+    `v = sigmoid(x)` it is the limited multi-label projection of `x`; `kkt_solvers.problems.lml` computes that from `x`
+    itself, so that nothing rounds to 0 or 1. The term of an infinite bound is left out.
 
     Arguments: as for `euclidean`; `v` is strictly between the bounds.
 
@@ -135,11 +135,11 @@ def transport(V: Any, rows: Any, columns: Any) -> jax.Array:
         V: shape `(a, b)`.
         rows, columns: `(a,)` and `(b,)`, nonnegative, of equal sums.
 
-    Returns the projection, like `V`; NaN where the sums differ beyond rounding (the square root of the machine
-    epsilon), or one of the entries is negative. Raises `ValueError` for wrong shapes.
+    Returns the projection, like `V`; NaN if the two sums differ by more than the square root of the machine epsilon,
+    or if an entry of `rows` or `columns` is negative. Raises `ValueError` for wrong shapes.
 
-    `columns` is brought to the sum of `rows`, which is no change in value, so that the derivative exists in each of
-    the two alone. Time O(a b (a + b)^2) an iteration.
+    `columns` is rescaled to the sum of `rows`. This changes no value, but without it a change of `rows` alone would
+    have no derivative. Time O(a b (a + b)^2) an iteration.
 
     >>> from kkt_solvers import projections
     >>> projections.transport([[1.0, 0.2], [0.4, 0.8]], [0.5, 0.5], [0.4, 0.6]).tolist()
@@ -167,7 +167,7 @@ def entropic_transport(V: Any, rows: Any, columns: Any) -> jax.Array:
 
 def optimal_transport(cost: Any, rows: Any, columns: Any, epsilon: Any) -> jax.Array:
     """The plan of entropic optimal transport, `argmin <cost, Y> + epsilon sum_ij Y_ij (log Y_ij - 1)` over the
-    transport polytope: `entropic_transport(exp(-cost / epsilon), ...)`, but without forming what may underflow.
+    transport polytope: `entropic_transport(exp(-cost / epsilon), ...)` without the exponential, which may underflow.
 
     Arguments: as for `transport`, and `cost` of shape `(a, b)` and `epsilon > 0`, a scalar.
 

@@ -1,4 +1,4 @@
-"""Solvers written elsewhere: what they find is certified and differentiated like everything else."""
+"""Solvers of other libraries. Their points are certified and differentiated like those of our own solvers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +32,7 @@ def _finished(
 
 
 def _settings(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """Options as something that can be hashed: jit looks compiled code up by it."""
+    """The options as a hashable value, which `jit` needs to find compiled code again."""
     settings = tuple(sorted(options.items()))
     try:
         hash(settings)
@@ -53,17 +53,17 @@ class Jaxopt(Solver):
     | `LBFGS`, `BFGS`, `NonlinearCG`, `GradientDescent` | any smooth objective; no equality, no bounds |
     | `ProjectedGradient` | any smooth objective, any equality, any box (in one round: see `kkt.ProjectedGradient`) |
 
-    It is used forward only: the derivative is that of the KKT conditions. A bound that a solver does not know of is
-    not forgotten: its point is then not `SOLVED`.
+    jaxopt only finds the point; the derivative is that of the KKT conditions. A point that violates a bound is not
+    `SOLVED`, whether or not the solver knew of the bound.
 
     Arguments:
         name: of the class in jaxopt.
-        tol: largest relative KKT residual of a `SOLVED` point; `None` for the default of the dtype. A tenth of it is
-            what jaxopt is asked for.
-        polish: whether to solve for the active set of what it finds.
-        options: whatever else the class takes, such as `maxiter`.
+        tol: largest relative KKT residual of a `SOLVED` point; `None` for the default of the dtype. jaxopt gets a
+            tenth of it as its own tolerance.
+        polish: whether to solve for the active set of the point that jaxopt finds.
+        options: other arguments of the class, such as `maxiter`.
 
-    Raises `ValueError` for a name that is not in the table and for a problem that it does not fit.
+    Raises `ValueError` for a name that is not in the table and for a problem that the solver cannot take.
 
     >>> import kkt_solvers as kkt
     >>> problem = kkt.Problem(kkt.Quadratic([[2.0, 1.0], [1.0, 2.0]], [-3.0, 0.0]), kkt.Sum(1.0), kkt.Box(0.0, 2.0))
@@ -123,14 +123,14 @@ class Scipy(Solver):
     """A solver of SciPy, through a host callback: `scipy.optimize.linprog` (HiGHS) for a linear program, else
     `scipy.optimize.minimize`.
 
-    It runs under `jit` and, one instance after another, under `vmap`, in float64 on the host CPU. Slow, and good to
-    check others with.
+    It runs in float64 on the host, under `jit` too; `vmap` runs it for one instance after the other. It is slow, and
+    useful as an independent check.
 
     Arguments:
         method: of `linprog` (`"highs"`, ...) or `minimize` (`"trust-constr"`, `"SLSQP"`, ...); `None` for `"highs"` for
             a linear program, else `"SLSQP"`.
         tol: largest relative KKT residual of a `SOLVED` point; `None` for the default of the dtype.
-        polish: whether to solve for the active set of what it finds.
+        polish: whether to solve for the active set of the point that SciPy finds.
         options: for the method, such as `maxiter`.
 
     >>> import kkt_solvers as kkt
@@ -175,7 +175,7 @@ class Scipy(Solver):
         if found.x is None:
             nothing = np.full(q.shape, np.nan)
             return _cast(dtype, found.nit, nothing, np.full(b.shape, np.nan), nothing, nothing)
-        # SciPy's marginals are d f* / d b and those of the bounds.
+        # SciPy's marginals are the derivatives of the optimal value in b and in the bounds.
         nu = -found.eqlin.marginals if b.size else b
         return _cast(dtype, found.nit, found.x, nu, found.lower.marginals, -found.upper.marginals)
 

@@ -18,8 +18,8 @@ _SUFFICIENT, _NECESSARY, _ARTIFICIAL = 0.2, 0.8, 0.36  # [lu2024]'s conditions f
 class Iterate(NamedTuple):
     y: jax.Array
     nu: jax.Array
-    w: jax.Array  # a copy of y on the dual side of the quadratic term, and R w
-    Rw: jax.Array
+    w: jax.Array  # the dual copy of y that belongs to the quadratic term
+    Rw: jax.Array  # R w
 
 
 class Steps(NamedTuple):
@@ -32,8 +32,8 @@ class State(NamedTuple):
     now: Iterate
     anchor: Iterate
     inner: jax.Array  # iterations since the restart
-    first: jax.Array  # length of the first step after the restart, and of the last one
-    previous: jax.Array
+    first: jax.Array  # length of the first step after the restart
+    previous: jax.Array  # length of the last step
     weight: jax.Array
     best: tuple[jax.Array, jax.Array]  # y and nu of the original problem
     smallest: jax.Array  # their largest KKT residual
@@ -83,14 +83,14 @@ class Method:
         return Iterate(y, nu, w, (z.Rw + by.copy * self.R(beyond)) / (1 + by.copy))
 
     def length(self, step: Iterate, by: Steps) -> jax.Array:
-        """In the norm in which the step is firmly nonexpansive."""
+        """The length of a step in the norm in which the iteration is firmly nonexpansive."""
         square = jnp.vdot(step.y, step.y) / by.primal + jnp.vdot(step.nu, step.nu) / by.dual
         square += jnp.vdot(step.w, step.Rw) / by.copy
         coupling = self.problem.equality.adjoint(step.nu) + (0.0 if self.R is None else step.Rw)
         return jnp.sqrt(jnp.maximum(square - 2 * jnp.vdot(step.y, coupling), 0.0))
 
     def advance(self, state: State) -> tuple[State, Iterate, Iterate]:
-        """The state after a round of iterations, the last step, and the point that it led to."""
+        """The state after a round of iterations, the last step, and the point after that step."""
         by = self.steps(state.weight)
 
         def halpern(z: Iterate, moved: Iterate, k: jax.Array) -> Iterate:
@@ -123,7 +123,8 @@ class Method:
         return following, step, moved
 
     def balanced(self, state: State, moved: Iterate) -> jax.Array:
-        """The weight half way, in logarithms, to one that makes primal and dual distances since the restart alike."""
+        """The geometric mean of the weight and of the weight that would balance the primal and the dual distance
+        travelled since the restart."""
         way = _difference(moved, state.anchor)
         primal = jnp.linalg.norm(way.y)
         dual = jnp.sqrt(jnp.vdot(way.nu, way.nu) + jnp.maximum(jnp.vdot(way.w, way.Rw), 0) / self.ratio)
@@ -136,8 +137,8 @@ def _difference(a: Iterate, b: Iterate) -> Iterate:
 
 
 def _is_convex(p: jax.Array, R: Callable[[jax.Array], jax.Array] | None, largest: jax.Array) -> jax.Array:
-    """False where a direction of negative curvature is found: an entry of `p`, or by power iteration on
-    `largest I - R`."""
+    """False if a direction of negative curvature is found: a negative entry of `p`, or, by power iteration on
+    `largest I - R`, a negative eigenvalue of `R`."""
     least = -10 * float(jnp.finfo(p.dtype).eps) ** 0.6 * (largest + jnp.max(jnp.abs(p), initial=0))
     separable = jnp.min(p, initial=0) >= least
     if R is None:
@@ -160,7 +161,7 @@ def _random_direction(like: jax.Array) -> jax.Array:
 
 
 def _norm(product: Callable[[jax.Array], jax.Array], like: jax.Array) -> jax.Array:
-    """The largest eigenvalue of a positive semidefinite matrix by power iteration, rounded up by its error."""
+    """The largest eigenvalue of a positive semidefinite matrix by power iteration, plus the error of the iteration."""
 
     def step(state: Any) -> Any:
         v, _, _, count = state

@@ -1,5 +1,5 @@
-"""The one place that knows jaxopt. It is imported only when a solver that stands on it runs, and used forward only:
-the derivative is ours, so its loops are never unrolled and never differentiated implicitly."""
+"""The only module that imports jaxopt; it is imported when a solver that needs jaxopt runs. jaxopt is used forward only,
+without unrolled loops and without its implicit differentiation: the derivative is ours."""
 
 import warnings
 from collections.abc import Callable
@@ -21,8 +21,8 @@ def bisect(
 ) -> tuple[jax.Array, jax.Array]:
     """The root of the nondecreasing `residual(s, *data)` in `[low, high]`.
 
-    jaxopt's bracket is a field, which must not depend on data. So its unknown is the part t of the way through the
-    bracket, in [0, 1], and the real bracket is an argument.
+    The bracket of `jaxopt.Bisection` is a field of the class, and cannot depend on traced data. So the unknown here is
+    the part t in [0, 1] of the way through the bracket, and the bracket itself is an argument of the function.
     """
 
     def of_part(t: jax.Array, low: jax.Array, high: jax.Array, data: tuple[Any, ...]) -> jax.Array:
@@ -78,7 +78,7 @@ def mirror_descent(
     max_iterations: int,
     tol: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """`jaxopt.MirrorDescent` on `fun(y, *data)` with unit steps; a step size belongs into `projection_data`."""
+    """`jaxopt.MirrorDescent` on `fun(y, *data)` with unit steps; a step size goes into `projection_data`."""
     solver = jaxopt.MirrorDescent(
         fun=fun,
         projection_grad=projection_grad,
@@ -93,8 +93,8 @@ def mirror_descent(
 
 
 def run(name: str, kind: str, problem: FlatProblem, init: jax.Array, options: dict[str, Any]) -> tuple[Any, jax.Array]:
-    """What the solver `name` finds and its iterations: a point, or for a quadratic program the point, `nu` and the
-    slopes `zu - zl`."""
+    """What the solver `name` finds, and its number of iterations. It finds a point, or for a quadratic program the
+    point, `nu` and the slopes `zu - zl`."""
     make, box = getattr(jaxopt, name), problem.box
     if kind == "quadratic":
         return _quadratic(make(**options), name, problem)
@@ -135,6 +135,6 @@ def _value(y: jax.Array, objective: Any) -> jax.Array:
 
 
 def _projection(v: jax.Array, problem: FlatProblem) -> jax.Array:
-    from kkt_solvers.solvers._sets import project  # which stands on this file in turn
+    from kkt_solvers.solvers._sets import project  # imported here, as it imports this module
 
     return project(v, jnp.ones_like(v), problem)[0]

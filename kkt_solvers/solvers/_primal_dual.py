@@ -39,7 +39,7 @@ class PrimalDual(Solver):
 
     The reflection of this step is averaged with the point of the last restart (Halpern). Restarts follow the length
     of a step, the ratio of `sigma` to `tau` the distances travelled between restarts. Matrices are scaled by their
-    rows and columns first, and never formed, factorised or made dense. Where a factorisation is affordable (`n + m`
+    rows and columns first, and never factorised or made dense. Where a factorisation is affordable (`n + m`
     up to 3000) the active set is solved for exactly from time to time, which ends the iteration early.
 
     For large or sparse problems and modest accuracy, and for warm starts. `InteriorPoint` is faster and more accurate
@@ -71,7 +71,7 @@ class PrimalDual(Solver):
         scaled, scales = preconditioned(problem, init)
         method = Method(scaled)
         shape, objective = problem.equality.target.shape, problem.objective
-        # Without an objective no multiplier has a meaning, and none would be small enough.
+        # Without an objective every multiplier is zero at the solution, and a small one would count as large.
         priced = jnp.any(objective.q != 0) | (not is_linear(objective))
 
         def back(y: jax.Array, nu: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -144,7 +144,7 @@ def _with_bounds(problem: FlatProblem, y: jax.Array, nu: jax.Array) -> Dual:
 
 def _proof(problem: FlatProblem, y: jax.Array, nu: jax.Array, best: Any) -> tuple[jax.Array, Any]:
     """Whether the step `(y, nu)` is a ray that proves that there is no solution; it then takes the place of `best`.
-    The steps of the method converge to such a ray where there is no solution."""
+    If there is no solution, the steps of the method converge to such a ray."""
     infeasible, (unbounded, _) = certificate_of_infeasibility(problem, nu), ray_of_descent(problem, y)
     claim = jnp.where(infeasible, Status.PRIMAL_INFEASIBLE, Status.MAX_ITERATIONS)
     claim = jnp.where(unbounded, Status.DUAL_INFEASIBLE, claim)
