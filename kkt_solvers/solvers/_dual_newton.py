@@ -170,8 +170,8 @@ def dual_newton(
     # If every start overflows, infinite bounds are replaced by a finite cap for a while.
     infinite, reach = jnp.asarray(jnp.inf, dtype), 1 + largest(target)
     given = None if nu is None else -jnp.ravel(nu) / scale
-    s = _start(objective, problem, A, given, lambda s: _largest_or_infinite(at(s, infinite).slope))
-    tame = _largest_or_infinite(at(s, infinite).slope) <= _TAME * reach
+    s, steepest = _start(objective, problem, A, given, lambda s: _largest_or_infinite(at(s, infinite).slope))
+    tame = steepest <= _TAME * reach
     cap = jnp.where(tame, infinite, 1e3 * reach)
     first = at(s, cap)
     smallest = residual(first)
@@ -267,8 +267,10 @@ def _search(at: Any, now: _Point, d: jax.Array, fall: jax.Array, enough: jax.Arr
     return tree_where(past, (line.high, line.highest), (line.low, line.lowest))
 
 
-def _start(objective: Separable, problem: FlatProblem, A: jax.Array, given: jax.Array | None, size: Any) -> jax.Array:
-    """The start: a `given` one if it is usable. Else the better of zero and, if the rows can move every z down, a point
+def _start(
+    objective: Separable, problem: FlatProblem, A: jax.Array, given: jax.Array | None, size: Any
+) -> tuple[jax.Array, jax.Array]:
+    """The start of least `size`, and that size: zero, a `given` start, or, if the rows can move every z down, a point
     with `psi <= y` for a `y` in the box, where no exponential overflows."""
     y = middle_of_box(problem.box)
     down = solve_semidefinite(schur(A, jnp.ones_like(y)), A @ jnp.ones_like(y))
@@ -276,9 +278,8 @@ def _start(objective: Separable, problem: FlatProblem, A: jax.Array, given: jax.
     slope = objective.gradient(y)
     length = jnp.min(jnp.where(w > 0, slope / jnp.where(w > 0, w, 1.0), jnp.inf))
     possible = jnp.all(w > 0.1) & jnp.isfinite(length)
-    zero = jnp.zeros_like(down)
-    low = jnp.where(possible, length, 0.0) * down
-    best = jnp.where(size(low) < size(zero), low, zero)
-    if given is not None:
-        best = jnp.where(size(given) < size(best), given, best)
-    return best
+    starts = [jnp.zeros_like(down), jnp.where(possible, length, 0.0) * down] + ([] if given is None else [given])
+    starts = jnp.stack(starts)
+    sizes = jax.vmap(size)(starts)
+    best = jnp.argmin(sizes)
+    return starts[best], sizes[best]

@@ -1,5 +1,5 @@
-"""The only module that imports jaxopt; it is imported when a solver that needs jaxopt runs. jaxopt is used forward only,
-without unrolled loops and without its implicit differentiation: the derivative is ours."""
+"""The only module that imports jaxopt; it is imported when a solver that needs jaxopt runs. jaxopt is used forward
+only, without unrolled loops and without implicit differentiation: the derivative is ours."""
 
 import warnings
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def projected_gradient(
     tol: float,
     acceleration: bool,
 ) -> tuple[jax.Array, jax.Array]:
-    """`jaxopt.ProjectedGradient` on `fun(y, *data)`; returns the last iterate and the number of iterations."""
+    """`jaxopt.ProjectedGradient` on `fun(y, *data)`."""
     solver = jaxopt.ProjectedGradient(
         fun=fun,
         projection=projection,
@@ -64,8 +64,7 @@ def projected_gradient(
         implicit_diff=False,
         unroll=False,
     )
-    y, state = solver.run(init, projection_data, *data)
-    return y, state.iter_num.astype(jnp.int32)
+    return _iterated(solver, init, projection_data, *data)
 
 
 def mirror_descent(
@@ -88,7 +87,18 @@ def mirror_descent(
         implicit_diff=False,
         unroll=False,
     )
-    y, state = solver.run(init, projection_data, *data)
+    return _iterated(solver, init, projection_data, *data)
+
+
+def _iterated(solver: Any, init: jax.Array, *data: Any) -> tuple[jax.Array, jax.Array]:
+    """The last iterate of `solver.run` and the number of iterations. `solver.run` writes its first iteration out before
+    the loop; here it is the first round of the loop, which halves the program."""
+
+    def unfinished(step: Any) -> jax.Array:
+        return (step.state.error > solver.tol) & (step.state.iter_num < solver.maxiter)
+
+    start = jaxopt.OptStep(init, solver.init_state(init, *data))
+    y, state = jax.lax.while_loop(unfinished, lambda step: solver.update(*step, *data), start)
     return y, state.iter_num.astype(jnp.int32)
 
 

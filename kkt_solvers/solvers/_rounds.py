@@ -10,6 +10,8 @@ from kkt_solvers.conditions.multipliers import complete_dual
 from kkt_solvers.conditions.residuals import default_tolerance, residuals
 from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.data.solution import Dual, Status
+from kkt_solvers.numerics.arrays import tree_where
+from kkt_solvers.numerics.batches import when_any
 from kkt_solvers.numerics.progress import report
 
 Round = Callable[[jax.Array, Any], tuple[jax.Array, Any, jax.Array, jax.Array]]
@@ -31,29 +33,32 @@ def in_rounds(
     eps = jnp.finfo(y.dtype).eps
     tol = default_tolerance(y.dtype) if tol is None else tol
 
-    def measure(y: jax.Array) -> jax.Array:
-        largest = residuals(problem, y, complete_dual(problem, y, None)).largest
-        return jnp.where(jnp.isnan(largest), jnp.inf, largest)
-
     def step(state: Any) -> Any:
-        y, carry, best, smallest, iterations, _ = state
-        y, carry, steps, stuck = one_round(y, carry)
-        largest, iterations = measure(y), iterations + steps
+        y, carry, best, smallest, iterations, stuck = state
+        dual = complete_dual(problem, y, None)
+        largest = residuals(problem, y, dual).largest
+        largest = jnp.where(jnp.isnan(largest), jnp.inf, largest)
         report(iterations, problem.objective(y), largest)
-        better = largest < smallest
-        stuck = stuck | ~jnp.isfinite(largest)
-        return y, carry, jnp.where(better, y, best), jnp.where(better, largest, smallest), iterations, stuck
+        best = tree_where((largest < smallest) | ~jnp.isfinite(smallest), (y, dual), best)
+        # The first point may be outside the domain of the objective.
+        stuck = stuck | (~jnp.isfinite(largest) & (iterations > 0))
+        smallest = jnp.minimum(largest, smallest)
+        goes_on = (smallest > max(0.1 * tol, 4 * eps)) & (iterations < max_iterations) & ~stuck
 
-    def unfinished(state: Any) -> jax.Array:
-        *_, smallest, iterations, stuck = state
-        return (smallest > max(0.1 * tol, 4 * eps)) & (iterations < max_iterations) & ~stuck
+        def following() -> Any:
+            after, carried, steps, stopped = one_round(y, carry)
+            return after, carried, iterations + steps, stopped, jnp.zeros((), bool)
 
-    none, first = jnp.zeros((), jnp.int32), measure(y)
-    report(none, problem.objective(y), first)
-    start = (y, carry, y, first, none, empty)
-    y, _, best, smallest, iterations, _ = jax.lax.while_loop(unfinished, step, start)
-    best = jnp.where(jnp.isfinite(smallest), best, y)
+        over = jnp.ones((), bool)
+        y, carry, iterations, stuck, over = when_any(goes_on, following, (y, carry, iterations, stuck, over))
+        return (y, carry, best, smallest, iterations, stuck), over
+
+    zero, none, infinite = jnp.zeros_like(y), jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, y.dtype)
+    best = y, Dual(jnp.zeros_like(problem.equality.target), zero, zero)
+    start = (y, carry, best, infinite, none, empty), jnp.zeros((), bool)
+    (y, _, (best, dual), smallest, iterations, _), _ = jax.lax.while_loop(
+        lambda state: ~state[1], lambda state: step(state[0]), start
+    )
     claim = jnp.where(smallest <= tol, Status.SOLVED, Status.MAX_ITERATIONS)
-    dual = complete_dual(problem, best, None)
     nu = jnp.where(empty, proof, dual.equality)
     return best, Dual(nu, dual.lower, dual.upper), iterations, jnp.where(empty, Status.PRIMAL_INFEASIBLE, claim)
