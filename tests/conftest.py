@@ -1,6 +1,7 @@
 """Fixtures for every test; doctests and pages run in float32, as a newcomer's session does."""
 
 import os
+import tempfile
 from importlib.metadata import version
 
 # Most of the suite's time is compile time, and most of that goes into machine code that runs once. The program that
@@ -9,6 +10,11 @@ if not os.environ.get("KKT_OPTIMISED"):
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     if version("jaxlib").startswith("0.10."):  # a flag that another version does not know would end the process
         os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+# The workers and the processes of the pages find what another one has compiled. The folder goes at the end.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="kkt_solvers_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax
 import numpy as np

@@ -54,6 +54,7 @@ BUDGETS = {
     "qp, gradient": (gradient(quadratic), (P, Q, A, B), 3050),
     "solve_qp": (inequalities, (P, Q, A, B), 2300),
     "general": (general, (Q,), 2860),
+    "qp, batch": (jax.vmap(quadratic), (P[None], Q[None], A[None], B[None]), 3600),
     "lml": (lambda x: lml(x, 5), (SCORES,), 400),
     "lml, gradient": (gradient(lambda x: lml(x, 5)), (SCORES,), 450),
 }

@@ -1,5 +1,6 @@
 """Rules for batches (`jax.vmap`) that differ from the rules for a single instance."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,16 +31,27 @@ def when_any(flag: jax.Array, compute: Callable[[], Any], otherwise: Any) -> Any
     return tree_where(flag, jax.lax.cond(in_any(flag), compute, lambda: otherwise), otherwise)
 
 
-def one_by_one(function: Callable[..., Any], *, by_first: bool = False) -> Callable[..., Any]:
+SMALL = 32  # the largest dimension of an instance that advances in lockstep with others
+_CACHE = 12_800  # entries of a square matrix, times the instances of a chunk
+_CHUNK = 16, 128  # instances in a chunk, at least and at most
+
+
+def one_by_one(
+    function: Callable[..., Any], *, by_first: bool = False, small: Callable[..., Any] | None = None
+) -> Callable[..., Any]:
     """`function` of arrays, mapped over a batch one instance after the other on a CPU; elsewhere a batch stays one.
     With `by_first` it stays one also where the first argument is the same for all: one matrix, many right-hand sides.
 
     On a CPU this costs nothing: every instance stays in the cache and stops on its own, and `lax.cond` computes one
     branch only. A batched LAPACK call would use the threads of XLA's pool and wait for them in a thread of the same
     pool: two such calls on two cores can wait for each other for ever (jax 0.10.2).
+
+    `small` is the same function without a call of LAPACK. If no dimension of an instance exceeds `SMALL`, a batch
+    applies it to chunks of instances in lockstep: the operations of one small instance take less time than their
+    launch. A chunk is as large as the cache allows, and as slow as its slowest instance.
     """
 
-    function = full_precision(function)
+    function, small = full_precision(function), small and full_precision(small)
 
     @jax.custom_batching.custom_vmap
     def call(*args: Any) -> Any:
@@ -50,6 +62,8 @@ def one_by_one(function: Callable[..., Any], *, by_first: bool = False) -> Calla
         leaves, structure = jax.tree.flatten(args)
         own = jax.tree.leaves(batched)
         axes = structure.unflatten([0 if o else None for o in own])
+        shapes = [leaf.shape[1:] if o else leaf.shape for leaf, o in zip(leaves, own, strict=True)]
+        largest = max((dimension for shape in shapes for dimension in shape), default=1)
 
         def sequential(*leaves: jax.Array) -> Any:
             def one(mine: Any) -> Any:
@@ -60,15 +74,32 @@ def one_by_one(function: Callable[..., Any], *, by_first: bool = False) -> Calla
 
             return jax.lax.map(one, [leaf for o, leaf in zip(own, leaves, strict=True) if o])
 
+        def lockstep(*leaves: jax.Array) -> Any:
+            chunks = max(1, math.ceil(size / min(max(_CACHE // largest**2, _CHUNK[0]), _CHUNK[1])))
+            length = math.ceil(size / chunks)
+            index = jnp.minimum(jnp.arange(chunks * length), size - 1).reshape(chunks, length)
+
+            def one_chunk(mine: Any) -> Any:
+                rest = iter(mine)
+                parts = [next(rest) if o else leaf for o, leaf in zip(own, leaves, strict=True)]
+                return jax.vmap(small or function, in_axes=axes, axis_size=length)(*structure.unflatten(parts))
+
+            mine = [leaf for o, leaf in zip(own, leaves, strict=True) if o]
+            if chunks == 1:
+                return one_chunk(mine)
+            out = jax.lax.map(one_chunk, [leaf[index] for leaf in mine])
+            return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:size], out)
+
         def together(*leaves: jax.Array) -> Any:
             return jax.vmap(function, in_axes=axes, axis_size=size)(*structure.unflatten(leaves))
 
+        on_cpu = lockstep if small and largest <= SMALL else sequential
         if by_first and not own[0]:
             out = one_by_one(together, by_first=True)(*leaves)
         elif jax.default_backend() == "cpu":
-            out = sequential(*leaves)
+            out = on_cpu(*leaves)
         else:  # the CPU may still be where it runs
-            out = jax.lax.platform_dependent(*leaves, cpu=sequential, default=together)
+            out = jax.lax.platform_dependent(*leaves, cpu=on_cpu, default=together)
         return out, jax.tree.map(lambda _: True, out)
 
     return call

@@ -1,4 +1,7 @@
-"""Dense factorisations and triangular solves, of a batch one after the other on a CPU."""
+"""Dense factorisations and triangular solves. On a CPU a batch of matrices is factorised one after the other, a batch
+of small matrices in lockstep."""
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +19,37 @@ cho_solve = one_by_one(lambda L, b: jax.scipy.linalg.cho_solve((L, True), b), by
 solve_lower = one_by_one(lambda L, b: _of_vector(L, b, transpose_a=True), by_first=True)
 solve_lower_transposed = one_by_one(lambda L, b: _of_vector(L, b, transpose_a=False), by_first=True)
 solve_lower_rows = one_by_one(lambda L, A: jax.lax.linalg.triangular_solve(L.T, A), by_first=True)
+
+
+def _triangular_inverse(K: jax.Array) -> jax.Array:
+    L = jax.lax.linalg.cholesky(K.mT, symmetrize_input=False)
+    eye = jnp.eye(len(K), dtype=K.dtype)
+    return jax.lax.linalg.triangular_solve(L.T, eye, left_side=True, transpose_a=True)
+
+
+_UNROLLED = 4  # columns that are eliminated one by one
+
+
+def _by_halves(K: jax.Array) -> jax.Array:
+    """The same by products of blocks: `[[R, 0], [B R^{-T}, S]]` is the root of `[[R R', B'], [B, C]]` if `S` is the
+    root of the Schur complement. Unless `K` is positive definite, the last row is not finite."""
+    n = len(K)
+    if n <= _UNROLLED:  # R^{-1} [K, I] = [R', R^{-1}]
+        rest, rows = jnp.concatenate([K, jnp.eye(n, dtype=K.dtype)], axis=1), []
+        for j in range(n):
+            row = rest[0] * jax.lax.rsqrt(rest[0, j])
+            rows.append(row[n:])
+            rest = rest[1:] - row[j + 1 : n, None] * row
+        return jnp.stack(rows)
+    half = _UNROLLED * math.ceil(n / _UNROLLED / 2)
+    first = _by_halves(K[:half, :half])
+    across = K[half:, :half] @ first.T
+    second = _by_halves(K[half:, half:] - across @ across.T)
+    return jnp.block([[first, jnp.zeros((half, n - half), K.dtype)], [-second @ (across @ first), second]])
+
+
+# R^{-1} of K = R R' with a lower triangular R.
+inverse_root = one_by_one(_triangular_inverse, small=_by_halves)
 
 
 def _pseudo_inverse(K: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from kkt_solvers.numerics import lapack
 from kkt_solvers.numerics.arrays import diagonal_matrix, diagonal_of
-from kkt_solvers.numerics.batches import in_any
+from kkt_solvers.numerics.batches import SMALL, in_any
 
 _FROM = 64  # a smaller matrix costs little as it is
 _PARTS = (4, 2, 1)  # the sizes of a triangle: a quarter of the rows, half of them, all
@@ -78,6 +78,10 @@ class Factor(NamedTuple):
 
         return self._of_its_size(of) if self.triangles else jnp.all(jnp.isfinite(self.root))
 
+    def inverse(self) -> jax.Array:
+        """`R^{-1}`."""
+        return self.whiten(jnp.eye(len(self.root), dtype=self.root.dtype)).T
+
     def whiten(self, v: jax.Array) -> jax.Array:
         """`R^{-1}`, applied to a vector or to each row of a matrix."""
         if not self.triangles:
@@ -119,13 +123,35 @@ class Factor(NamedTuple):
         return jax.lax.switch(self.coupling.size, [functools.partial(function, one) for one in self.triangles])
 
 
-def cholesky(H: jax.Array, scale: jax.Array, shift: jax.Array, coupling: Coupling | None = None) -> Factor:
+class SmallFactor(NamedTuple):
+    """`R^{-1}` with `K = R R'` for a small positive definite `K`: products in place of triangular solves."""
+
+    inverse_root: jax.Array
+
+    def is_definite(self) -> jax.Array:
+        return jnp.isfinite(self.inverse_root[-1, -1])
+
+    def inverse(self) -> jax.Array:
+        return self.inverse_root
+
+    def whiten(self, v: jax.Array) -> jax.Array:
+        return v @ self.inverse_root.T
+
+    def unwhiten(self, v: jax.Array) -> jax.Array:
+        return v @ self.inverse_root
+
+
+def cholesky(
+    H: jax.Array, scale: jax.Array, shift: jax.Array, coupling: Coupling | None = None
+) -> Factor | SmallFactor:
     """The factor of `diag(scale) H diag(scale) + diag(shift)`, with `H` a symmetric matrix or the diagonal of one.
 
     The sum is formed beside the factorisation, so that XLA does both in one pass.
     """
     if H.ndim == 1:
         return Factor(jnp.sqrt(scale * H * scale + shift), (), None)
+    if len(H) <= SMALL:
+        return SmallFactor(lapack.inverse_root(H * scale[:, None] * scale + diagonal_matrix(shift)))
     root = jnp.sqrt(scale * diagonal_of(H) * scale + shift)
     if coupling is None:
         return Factor(root, (lapack.cholesky(H * scale[:, None] * scale + diagonal_matrix(shift)),), None)
@@ -147,7 +173,7 @@ def definite(
     more: jax.Array,
     coupling: Coupling | None = None,
     times: tuple[float, ...] = (0, 1, 64),
-) -> tuple[Factor, jax.Array]:
+) -> tuple[Factor | SmallFactor, jax.Array]:
     """The factor of a matrix that rounding may have made indefinite, and how many shifts were tried.
 
     The shifts `shift + times more` are tried one after the other until the matrix is positive definite.
@@ -155,7 +181,7 @@ def definite(
     if H.ndim == 1:
         return cholesky(H, scale, shift), jnp.ones((), jnp.int32)
 
-    def factor(count: Any) -> Factor:
+    def factor(count: Any) -> Factor | SmallFactor:
         return cholesky(H, scale, shift + jnp.asarray(times, H.dtype)[count] * more, coupling)
 
     def unfinished(state: tuple[jax.Array, Any]) -> jax.Array:

@@ -16,7 +16,7 @@ The factorised matrix is regularised, so that the factors exist for dependent ro
 refinement with the true matrix removes the regularisation again.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +31,10 @@ from kkt_solvers.numerics.arrays import (
     diagonal_of,
     inverse_root,
     is_precise,
+    largest,
     where,
 )
+from kkt_solvers.numerics.batches import SMALL, when_any
 from kkt_solvers.systems import sparse
 from kkt_solvers.systems.cholesky import cholesky, coupling, definite
 from kkt_solvers.systems.refinement import refined
@@ -79,22 +81,28 @@ class KKTMatrix(NamedTuple):
         return jnp.concatenate([top, bottom])
 
     def dense(self) -> jax.Array:
-        """The matrix itself, not elastic."""
-        A, H = self.A.dense() * self.free, self.H.densified()
+        """The matrix itself."""
+        A, H, curved = self.A.dense() * self.free, self.H.densified(), self.curved
         if isinstance(H, Dense):
-            top = diagonal_matrix(self.D) + H.scaled(self.free, self.free).dense()
+            top = diagonal_matrix(self.D) + H.scaled(curved, curved).dense()
         else:
-            top = diagonal_matrix(self.D + self.free * H.diagonal_entries())
-        return jnp.block([[top, A.T], [A, jnp.zeros((len(A), len(A)), top.dtype)]])
+            top = diagonal_matrix(self.D + curved * H.diagonal_entries())
+        one, zero = jnp.ones(len(A), top.dtype), jnp.zeros(len(A), top.dtype)
+        c = zero if self.elastic is False else where(self.elastic, one, zero)
+        return jnp.block([[top, A.T], [A, diagonal_matrix(-c)]])
 
 
-def solver(K: KKTMatrix, *, held: jax.Array | bool = False, exact: jax.Array | bool = True) -> Product:
-    """`b -> x` with `K x = b`, for a matrix of unit size but for `D`; not finite where `K` is not definite on the
-    coordinates that move.
+class Solve(Protocol):
+    def __call__(self, b: jax.Array, exact: jax.Array | bool = True) -> jax.Array: ...
 
-    `held` is whether to hold flat coordinates by a larger proximal term (in float32). `exact` is whether to
-    refine to the last digit. If not, the step is that of a proximal-point method in float64: the regularisation stays,
-    so that multipliers do not drift where they are not unique. In float32 it is too large to.
+
+def solver(K: KKTMatrix, *, held: jax.Array | bool = False) -> Solve:
+    """`(b, exact) -> x` with `K x = b`, for a matrix of unit size but for `D`; not finite where `K` is not definite on
+    the coordinates that move.
+
+    `held` is whether to hold flat coordinates by a larger proximal term (in float32). If `exact` is false, the step is
+    that of a proximal-point method in float64: the regularisation stays, so that multipliers do not drift where they
+    are not unique. In float32 it is too large to stay.
     """
     eps, precise = float(jnp.finfo(K.D.dtype).eps), is_precise(K.D.dtype)
     if isinstance(K.H, Sparse) or isinstance(K.A, Sparse):
@@ -102,15 +110,28 @@ def solver(K: KKTMatrix, *, held: jax.Array | bool = False, exact: jax.Array | b
         weights = jnp.ones_like(added)
     else:
         inverse, added, weights = _cholesky_inverse(K, held)
-    if exact is True:
-        return lambda b: refined(inverse, K.product, b, jnp.ones_like(weights), 4 * eps)
-    weights, most = where(exact, 1.0, weights), where(exact, 12, 4 if precise else 8)
-    accuracy = where(exact, 4 * eps, 1e2 * eps if precise else 4 * eps)
     product = K.product
-    if precise:
-        added = where(exact, 0.0, added)
-        product = lambda x: K.product(x) + added * x  # noqa: E731
-    return lambda b: refined(inverse, product, b, weights, accuracy, most=most, exact=exact)
+    if _is_small(K):
+        matrix = K.dense()
+        product = lambda x: matrix @ x  # noqa: E731
+
+    def solve(b: jax.Array, exact: jax.Array | bool = True) -> jax.Array:
+        exact = jnp.asarray(exact)
+        if not precise:
+            return refined(inverse, product, b, where(exact, 1.0, weights), 4 * eps)
+        x = inverse(b)
+        x = x + inverse(b - product(x) - where(exact, 0.0, added) * x)
+        # One correction is enough unless K is nearly singular.
+        rough = exact & ~(largest(b - product(x)) <= 16 * eps * largest(b))
+        ones = jnp.ones_like(weights)
+        return when_any(rough, lambda: refined(inverse, product, where(rough, b, 0.0), ones, 4 * eps), x)
+
+    return solve
+
+
+def _is_small(K: KKTMatrix) -> bool:
+    """Whether `K` is formed and inverted as one matrix, so that a solve is two products."""
+    return max(K.A.shape) <= SMALL and not (isinstance(K.H, Sparse) or isinstance(K.A, Sparse))
 
 
 def _cholesky_inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Product, jax.Array, jax.Array]:
@@ -138,6 +159,15 @@ def _cholesky_inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Product, ja
     e = jax.lax.rsqrt(diagonal_of(S) + delta)
     M, _ = definite(S, e, delta * e * e, jnp.full_like(e, 16 * eps))
 
+    weights = jnp.concatenate([jax.lax.rsqrt(pivots), e[: len(A)]])
+    if _is_small(K):
+        # With V = A R^{-T} and V V' = M M' it is [R^{-T} R^{-1}, 0; 0, 0] - Z'Z, where Z = M^{-1} [V R^{-1}, -I].
+        inverse_root = L.inverse()
+        minus_one = -jnp.eye(len(S), len(A), dtype=D.dtype)
+        Z = M.inverse() @ (e[:, None] * jnp.concatenate([jnp.concatenate(rows) @ inverse_root, minus_one], axis=1))
+        matrix = jnp.pad(inverse_root.T @ inverse_root, (0, len(A))) - Z.T @ Z
+        return lambda b: matrix @ b, added, weights
+
     def inverse(b: jax.Array) -> jax.Array:
         w = L.whiten(b[:n])
         rest = [part @ w for part in rows]
@@ -147,7 +177,7 @@ def _cholesky_inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Product, ja
             w = w - own @ part
         return jnp.concatenate([L.unwhiten(w), dnu[: len(A)]])
 
-    return inverse, added, jnp.concatenate([jax.lax.rsqrt(pivots), e[: len(A)]])
+    return inverse, added, weights
 
 
 def _sparse_inverse(K: KKTMatrix) -> tuple[Product, jax.Array]:

@@ -17,22 +17,19 @@ def refined(
     product: Product,
     b: jax.Array,
     weights: jax.Array,
-    accuracy: Any,
+    accuracy: float,
     *,
     room: int = 12,
-    most: Any = None,
-    exact: jax.Array | bool = True,
 ) -> jax.Array:
     """`x` with `product(x) = b`, to a residual of `accuracy` times `b`, both in the norm `|weights v|`.
 
     The method is generalised conjugate residuals: steps are combined so that the residual is smallest. A direction in
-    which `inverse` is inaccurate takes about one step. The memory holds `room` steps; at most `most` are taken.
+    which `inverse` is inaccurate takes about one step. At most `room` steps are taken.
 
-    A norm does not see the errors of small parts of `x` beside large parts. If `exact`, a last step of plain refinement
-    follows, after which each part has the rounding of its own terms. (Weights that make the equality count 1e5 times as
+    A norm does not see the errors of small parts of `x` beside large parts. So a last step of plain refinement follows,
+    after which each part has the rounding of its own terms. (Weights that make the equality count 1e5 times as
     much do the same for `dy`, but cost two digits in float64, and four in float32.)
     """
-    most = room if most is None else most
     b = weights * b
 
     def norm(v: jax.Array) -> jax.Array:
@@ -54,15 +51,12 @@ def refined(
         left = norm(after)
         # Once the residual is rounding, a further step can raise it.
         keep = (left < now) | (count == 0) | (last & (left <= 2 * now))
-        at = count, jnp.zeros_like(count)
-        steps, images = (
-            jax.lax.dynamic_update_slice(*pair, at) for pair in ((steps, step[None]), (images, image[None]))
-        )
-        going = (stage == _GOING) & (left > small) & (left < now) & (count + 1 < most)
-        stage = where(going, _GOING, where(exact & ~last, _LAST, _OVER))
+        steps, images = (jnp.concatenate([old[1:], new[None]]) for old, new in ((steps, step), (images, image)))
+        going = (stage == _GOING) & (left > small) & (left < now) & (count + 1 < room)
+        stage = where(going, _GOING, where(last, _OVER, _LAST))
         return *tree_where(keep, (following, after), (x, rest)), steps, images, where(keep, left, now), count + 1, stage
 
-    size, none = norm(b), jnp.zeros((room + 1, b.size), b.dtype)
+    size, none = norm(b), jnp.zeros((room, b.size), b.dtype)
     small = accuracy * size
     start = jnp.zeros_like(b), b, none, none, size, jnp.zeros((), jnp.int32), jnp.full((), _GOING)
     return jax.lax.while_loop(lambda state: state[-1] != _OVER, again, start)[0]

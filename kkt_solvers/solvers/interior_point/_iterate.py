@@ -28,7 +28,7 @@ class Iterate(NamedTuple):
     z: jax.Array
 
 
-Solve = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+Solve = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 def both(v: jax.Array) -> jax.Array:
@@ -139,7 +139,7 @@ def direction(
         first = where(predictor, 1.0, 0.0).astype(mu.dtype)
         rs = where(plain, 0.0, first) * off
         push = (product - p.z * rs) / p.slack
-        dy, dnu = solve(-first * rest[0] + push[0] - push[1], -first * rest[1])
+        dy, dnu = solve(-first * rest[0] + push[0] - push[1], -first * rest[1], predictor)
         ds = where(has, both(dy) + rs, 0.0)
         new = jax.tree.map(jnp.add, d, Iterate(dy, dnu, ds, (product - p.z * ds) / p.slack))
         new_ap, new_ad = longest(new)

@@ -161,10 +161,11 @@ def _round(method: Method, state: State) -> State:
     rest, H = conditions(p), hessian(problem, p.y)
     D = where(free > 0, p.z[0] / p.slack[0] + p.z[1] / p.slack[1], 1.0)
     K = KKTMatrix(H, problem.rows, D, free, elastic if method.quadratic else False)
-    inverse = solver(K, held=state.recovery == HELD, exact=solving)
+    inverse = solver(K, held=state.recovery == HELD)
 
-    def solve(r: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x = inverse(jnp.concatenate([free * r, s]))
+    def solve(r: jax.Array, s: jax.Array, predictor: jax.Array) -> tuple[jax.Array, jax.Array]:
+        # In lockstep an instance that waits for others computes correctors, which it does not use.
+        x = inverse(jnp.concatenate([free * r, s]), solving & predictor)
         return x[: r.size], x[r.size :]
 
     d = direction(problem, bounds, p, rest, solve, solving | starting)
