@@ -13,6 +13,7 @@ the active set, solved by numpy. Packages without a derivative have the forward 
 left out. Their tolerance is 1e-9, or their default where that is said.
 """
 
+import contextlib
 import time
 
 import jax
@@ -153,6 +154,22 @@ def seconds(call):
     return time.perf_counter() - begin
 
 
+def in_turns(calls, repeats):
+    """Seconds of the forward passes and of the gradients of each solver."""
+    times = {solver: ([], []) for solver in calls}
+    for turn in range(repeats + 1):
+        for solver, pair in calls.items():
+            for call, record in zip(pair, times[solver], strict=True):
+                if call is not None:
+                    record.append(seconds(call)) if turn else call()
+    return times
+
+
+def show(name, solver, records, error=""):
+    medians = [f"{1e3 * np.median(record):9.2f}" if record else " " * 9 for record in records]
+    print(f"{name:<22} | {solver:<15} | {medians[0]} | {medians[1]} | {error}", flush=True)
+
+
 def compare(name, data, rng):
     """Print the rows of one problem."""
     P, _, A, _, lower, upper = data
@@ -164,54 +181,45 @@ def compare(name, data, rng):
         except ImportError:
             print(f"{name:<22} | {solver:<15} | not installed")
     exact = None
-    times = {solver: ([], []) for solver in calls}
-    for turn in range(REPEATS + 1):
-        for solver, pair in calls.items():
-            for call, record in zip(pair, times[solver], strict=True):
-                if call is not None:
-                    record.append(seconds(call)) if turn else call()
-    for solver, (forward, gradient) in calls.items():
+    for solver, records in in_turns(calls, REPEATS).items():
+        forward, gradient = calls[solver]
         y = np.asarray(forward())
         exact = true_gradient(P, A, y, lower, upper, w) if exact is None else exact
         error = "" if gradient is None else f"{np.linalg.norm(gradient() - exact) / np.linalg.norm(exact):.0e}"
-        medians = [f"{1e3 * np.median(record):9.2f}" if record else " " * 9 for record in times[solver]]
-        print(f"{name:<22} | {solver:<15} | {medians[0]} | {medians[1]} | {error}", flush=True)
+        show(name, solver, records, error)
 
 
-def batch(count, rng):
-    """Forward and gradient of a batch: under vmap, or one after the other where a package has no batches."""
-    problems = [dense_qp(100, 20, rng) for _ in range(count)]
-    P, q, A, b, lower, upper = (jnp.stack([problem[i] for problem in problems]) for i in range(6))
-    w = rng.normal(size=100)
+def batch(count, n, m, rng):
+    """Print the rows of a batch: under vmap, or one after the other where a package has no batches."""
+    problems = [dense_qp(n, m, rng) for _ in range(count)]
+    data = [jnp.stack([problem[i] for problem in problems]) for i in range(6)]
+    w = rng.normal(size=n)
 
-    def our_loss(q, P, A, b, lower, upper):
-        problem = kkt.Problem(kkt.Quadratic(P, q), kkt.Affine(A, b), kkt.Box(lower, upper))
-        return jnp.vdot(w, kkt.solve(problem).primal)
+    def our_primal(P, q, A, b, lower, upper):
+        return kkt.solve(kkt.Problem(kkt.Quadratic(P, q), kkt.Affine(A, b), kkt.Box(lower, upper))).primal
 
-    gradient = jax.jit(jax.vmap(jax.grad(our_loss)))
-    calls = {"kkt_solvers": lambda: gradient(q, P, A, b, lower, upper)}
-    try:
-        pairs = [proxsuite(*problem, w) for problem in problems]
-        calls["proxsuite"] = lambda: [one() for _, one in pairs]
-    except ImportError:
-        pass
-    try:
+    def under_vmap(primal):
+        forward = jax.jit(jax.vmap(primal))
+        gradient = jax.jit(jax.vmap(jax.grad(lambda *one: jnp.vdot(w, primal(*one)), argnums=1)))
+        return lambda: forward(*data), lambda: gradient(*data)
+
+    calls = {"kkt_solvers": under_vmap(our_primal)}
+    for name, make in (("PIQP", piqp), ("proxsuite", proxsuite)):
+        with contextlib.suppress(ImportError):
+            forwards, gradients = zip(*(make(*problem, w) for problem in problems), strict=True)
+            forward = lambda forwards=forwards: [one() for one in forwards]  # noqa: E731
+            gradient = lambda gradients=gradients: [one() for one in gradients]  # noqa: E731
+            calls[name] = forward, gradient if gradients[0] else None
+    with contextlib.suppress(ImportError):
         import qpax as package
 
-        def their_loss(q, P, A, b, lower, upper):
-            G, h = jnp.concatenate([jnp.eye(100), -jnp.eye(100)]), jnp.concatenate([upper, -lower])
-            return jnp.vdot(w, package.solve_qp_primal(P, q, A, b, G, h))
+        def their_primal(P, q, A, b, lower, upper):
+            G, h = jnp.concatenate([jnp.eye(n), -jnp.eye(n)]), jnp.concatenate([upper, -lower])
+            return package.solve_qp_primal(P, q, A, b, G, h)
 
-        their_gradient = jax.jit(jax.vmap(jax.grad(their_loss)))
-        calls["qpax (default)"] = lambda: their_gradient(q, P, A, b, lower, upper)
-    except ImportError:
-        pass
-    times = {solver: [] for solver in calls}
-    for turn in range(6):
-        for solver, call in calls.items():
-            times[solver].append(seconds(call)) if turn else call()
-    for solver, record in times.items():
-        print(f"{f'{count} dense, n=100':<22} | {solver:<15} | {'':9} | {1e3 * np.median(record):9.2f} |", flush=True)
+        calls["qpax (default)"] = under_vmap(their_primal)
+    for solver, records in in_turns(calls, 5).items():
+        show(f"{count} dense n={n}, m={m}", solver, records)
 
 
 if __name__ == "__main__":
@@ -223,4 +231,5 @@ if __name__ == "__main__":
     compare("dense n=500, m=50", dense_qp(500, 50, generator), generator)
     compare("portfolio n=500", portfolio(500, generator), generator)
     compare("SVM dual n=500", svm_dual(500, generator), generator)
-    batch(64, generator)
+    for count, n, m in ((1000, 4, 1), (1000, 8, 2), (1000, 20, 5), (64, 100, 20)):
+        batch(count, n, m, generator)
