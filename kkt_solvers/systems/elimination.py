@@ -116,12 +116,15 @@ def solver(K: KKTMatrix, *, held: jax.Array | bool = False) -> Solve:
         product = lambda x: matrix @ x  # noqa: E731
 
     def solve(b: jax.Array, exact: jax.Array | bool = True) -> jax.Array:
+        # The small parts of a derivative are wanted as precisely as the large ones, and a residual does not show them.
+        corrections = 2 if exact is True else 1
         exact = jnp.asarray(exact)
         if not precise:
             return refined(inverse, product, b, where(exact, 1.0, weights), 4 * eps)
         x = inverse(b)
-        x = x + inverse(b - product(x) - where(exact, 0.0, added) * x)
-        # One correction is enough unless K is nearly singular.
+        for _ in range(corrections):
+            x = x + inverse(b - product(x) - where(exact, 0.0, added) * x)
+        # That is enough unless K is nearly singular.
         rough = exact & ~(largest(b - product(x)) <= 16 * eps * largest(b))
         ones = jnp.ones_like(weights)
         return when_any(rough, lambda: refined(inverse, product, where(rough, b, 0.0), ones, 4 * eps), x)
