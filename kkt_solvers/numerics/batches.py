@@ -65,14 +65,16 @@ def one_by_one(
         shapes = [leaf.shape[1:] if o else leaf.shape for leaf, o in zip(leaves, own, strict=True)]
         largest = max((dimension for shape in shapes for dimension in shape), default=1)
 
-        def sequential(*leaves: jax.Array) -> Any:
-            def one(mine: Any) -> Any:
-                rest = iter(mine)
-                return call(
-                    *structure.unflatten([next(rest) if o else leaf for o, leaf in zip(own, leaves, strict=True)])
-                )
+        def of_instances(leaves: Any) -> list[jax.Array]:
+            return [leaf for o, leaf in zip(own, leaves, strict=True) if o]
 
-            return jax.lax.map(one, [leaf for o, leaf in zip(own, leaves, strict=True) if o])
+        def arguments(mine: Any, leaves: Any) -> Any:
+            """All arguments, with the leaves `mine` in place of those that have a batch axis."""
+            rest = iter(mine)
+            return structure.unflatten([next(rest) if o else leaf for o, leaf in zip(own, leaves, strict=True)])
+
+        def sequential(*leaves: jax.Array) -> Any:
+            return jax.lax.map(lambda mine: call(*arguments(mine, leaves)), of_instances(leaves))
 
         def lockstep(*leaves: jax.Array) -> Any:
             chunks = max(1, math.ceil(size / min(max(_CACHE // largest**2, _CHUNK[0]), _CHUNK[1])))
@@ -80,14 +82,12 @@ def one_by_one(
             index = jnp.minimum(jnp.arange(chunks * length), size - 1).reshape(chunks, length)
 
             def one_chunk(mine: Any) -> Any:
-                rest = iter(mine)
-                parts = [next(rest) if o else leaf for o, leaf in zip(own, leaves, strict=True)]
-                return jax.vmap(small or function, in_axes=axes, axis_size=length)(*structure.unflatten(parts))
+                assert small is not None
+                return jax.vmap(small, in_axes=axes, axis_size=length)(*arguments(mine, leaves))
 
-            mine = [leaf for o, leaf in zip(own, leaves, strict=True) if o]
             if chunks == 1:
-                return one_chunk(mine)
-            out = jax.lax.map(one_chunk, [leaf[index] for leaf in mine])
+                return one_chunk(of_instances(leaves))
+            out = jax.lax.map(one_chunk, [leaf[index] for leaf in of_instances(leaves)])
             return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:size], out)
 
         def together(*leaves: jax.Array) -> Any:

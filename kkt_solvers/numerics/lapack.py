@@ -22,6 +22,7 @@ solve_lower_rows = one_by_one(lambda L, A: jax.lax.linalg.triangular_solve(L.T, 
 
 
 def _triangular_inverse(K: jax.Array) -> jax.Array:
+    """`R^{-1}` of `K = R R'` with a lower triangular `R`."""
     L = jax.lax.linalg.cholesky(K.mT, symmetrize_input=False)
     eye = jnp.eye(len(K), dtype=K.dtype)
     return jax.lax.linalg.triangular_solve(L.T, eye, left_side=True, transpose_a=True)
@@ -48,7 +49,6 @@ def _by_halves(K: jax.Array) -> jax.Array:
     return jnp.block([[first, jnp.zeros((half, n - half), K.dtype)], [-second @ (across @ first), second]])
 
 
-# R^{-1} of K = R R' with a lower triangular R.
 inverse_root = one_by_one(_triangular_inverse, small=_by_halves)
 
 

@@ -16,6 +16,7 @@ The factorised matrix is regularised, so that the factors exist for dependent ro
 refinement with the true matrix removes the regularisation again.
 """
 
+import functools
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -104,16 +105,14 @@ def solver(K: KKTMatrix, *, held: jax.Array | bool = False) -> Solve:
     that of a proximal-point method in float64: the regularisation stays, so that multipliers do not drift where they
     are not unique. In float32 it is too large to stay.
     """
-    eps, precise = float(jnp.finfo(K.D.dtype).eps), is_precise(K.D.dtype)
+    eps, precise, product = float(jnp.finfo(K.D.dtype).eps), is_precise(K.D.dtype), K.product
     if isinstance(K.H, Sparse) or isinstance(K.A, Sparse):
         inverse, added = _sparse_inverse(K)
         weights = jnp.ones_like(added)
     else:
         inverse, added, weights = _cholesky_inverse(K, held)
-    product = K.product
-    if _is_small(K):
-        matrix = K.dense()
-        product = lambda x: matrix @ x  # noqa: E731
+        if _is_small(K):
+            product = functools.partial(jnp.matmul, K.dense())
 
     def solve(b: jax.Array, exact: jax.Array | bool = True) -> jax.Array:
         # The small parts of a derivative are wanted as precisely as the large ones, and a residual does not show them.
@@ -133,8 +132,8 @@ def solver(K: KKTMatrix, *, held: jax.Array | bool = False) -> Solve:
 
 
 def _is_small(K: KKTMatrix) -> bool:
-    """Whether `K` is formed and inverted as one matrix, so that a solve is two products."""
-    return max(K.A.shape) <= SMALL and not (isinstance(K.H, Sparse) or isinstance(K.A, Sparse))
+    """Whether a `K` that is not sparse is formed and inverted as one matrix, so that a solve is products only."""
+    return max(K.A.shape) <= SMALL
 
 
 def _cholesky_inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Product, jax.Array, jax.Array]:
@@ -164,7 +163,7 @@ def _cholesky_inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Product, ja
 
     weights = jnp.concatenate([jax.lax.rsqrt(pivots), e[: len(A)]])
     if _is_small(K):
-        # With V = A R^{-T} and V V' = M M' it is [R^{-T} R^{-1}, 0; 0, 0] - Z'Z, where Z = M^{-1} [V R^{-1}, -I].
+        # With V = A R^{-T}, V V' = M M' and Z = M^{-1} [V R^{-1}, -I] the inverse is [R^{-T} R^{-1}, 0; 0, 0] - Z'Z.
         inverse_root = L.inverse()
         minus_one = -jnp.eye(len(S), len(A), dtype=D.dtype)
         Z = M.inverse() @ (e[:, None] * jnp.concatenate([jnp.concatenate(rows) @ inverse_root, minus_one], axis=1))
