@@ -74,7 +74,9 @@ def solve_qp(
     if is_concrete(h) and np.any(np.isnan(np.asarray(h)) | (np.asarray(h) == -np.inf)):
         raise ValueError("h has an entry that is NaN or -inf, which no x can meet; write inf for no constraint")
     problem, no_constraint = _with_slack_variables(P, q, G, h, A, b, lower, upper, dtype)
-    solution = solve(problem, _with_slacks(init, G, h), solver=solver, progress=progress)
+    if init is not None and h.size:
+        init = _with_slacks(init, G, problem.equality.b[b.size :])
+    solution = solve(problem, init, solver=solver, progress=progress)
     return _without_slack_variables(solution, no_constraint, n)
 
 
@@ -115,11 +117,9 @@ def _without_slack_variables(solution: Solution, no_constraint: jax.Array, n: in
 
 
 def _with_slacks(init: Any, G: Entries, h: jax.Array) -> Any:
-    """A start for the problem with slack variables."""
-    if init is None or h.size == 0:
-        return init
+    """A start for the problem with slack variables, with `h` its right-hand side."""
     x = floating(init.primal if isinstance(init, Solution) else init, "init")
-    y = jnp.concatenate([x, jnp.where(h == jnp.inf, 0.0, h) - G @ x])
+    y = jnp.concatenate([x, h - G @ x])
     if not isinstance(init, Solution):
         return y
     # The multiplier of a slack variable's bound is that of its inequality.

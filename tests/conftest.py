@@ -4,12 +4,15 @@ import os
 import tempfile
 from importlib.metadata import version
 
-# Most of the suite's time is compile time, and most of that goes into machine code that runs once. The program that
-# XLA compiles stays the same. With KKT_OPTIMISED=1 in the environment it is compiled as for a user, six times slower.
+# Most of the suite's time is compile time, and most of that goes into machine code that runs once. So the program that
+# XLA compiles is the same but for two passes over loops, which take a third of the time that is left, and the machine
+# code is hardly optimised. With KKT_OPTIMISED=1 in the environment all is compiled as for a user, six times slower.
 if not os.environ.get("KKT_OPTIMISED"):
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     if version("jaxlib").startswith("0.10."):  # a flag that another version does not know would end the process
-        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+        passes = "while-loop-invariant-code-motion,simplify-while-loops"
+        flags = "--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"
+        os.environ.setdefault("XLA_FLAGS", " ".join([*flags, f"--xla_disable_hlo_passes={passes}"]))
 # The workers and the processes of the pages find what another one has compiled. The folder goes at the end.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="kkt_solvers_")

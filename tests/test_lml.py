@@ -8,6 +8,7 @@ import references
 
 import kkt_solvers as kkt
 from kkt_solvers.problems import LML, lml
+from kkt_solvers.solvers._logistic import logistic_root
 
 SIZES = [2, 10, 1000, 100_000]
 
@@ -100,6 +101,8 @@ def test_one_bad_row_harms_no_other():
     traced_k = jax.jit(lml)(x[::2], jnp.asarray([-1.0, 2.0]))
     assert np.isnan(traced_k[0]).all()
     np.testing.assert_array_equal(traced_k[1], lml(x[2], 2))
+    # And keeps no other waiting.
+    assert np.max(logistic_root(jnp.asarray(x), jnp.full((3, 1), 2.0)).sweeps) < 10
 
 
 def test_forbidden_entries(x64):

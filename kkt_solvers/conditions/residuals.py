@@ -73,7 +73,8 @@ def gradient_and_terms(objective: Objective, y: jax.Array, box: Box) -> tuple[ja
     infinite `H y` would be as large as one likes.
     """
     if isinstance(objective, Quadratic):
-        curved, P = objective.matrix.product(y), objective.matrix
+        P = objective.matrix
+        curved = P.product(y)
         if isinstance(P, (Zero, Diagonal)):
             return curved + objective.q, (curved, objective.q)
         own = where(jnp.any(objective.q != 0), 0.0, _rounding(y.dtype) * P.diagonal_terms(y))

@@ -229,7 +229,7 @@ def _chords(
         # What is left of the error is of the size of the product of the last three, each of which h bounds.
         error = jnp.abs(now) * ratio
         close = (error * error_1 * error_2 <= 32 * info.eps) | (jnp.abs(now) <= 8 * info.eps) | (s + step == s)
-        finished = done | settled | close
+        finished = done | settled | close | (now != now)  # a row with a NaN keeps no other waiting
         s_new = where(done, s, s + step)  # all else follows from it
         return (s_new, low, high), (s, now, h_1, root), (error, error_1), finished, where(done, sweeps, sweeps + 1)
 
@@ -241,7 +241,7 @@ def _chords(
 
 
 def _any(flag: jax.Array) -> jax.Array:
-    return jnp.max(flag.astype(jnp.int32)) > 0
+    return jnp.max(flag.astype(jnp.int32)) > 0  # kernels for a GPU have no other reduction for it
 
 
 def row_sums(x: jax.Array) -> jax.Array:

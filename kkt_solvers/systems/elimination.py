@@ -97,13 +97,16 @@ class Solve(Protocol):
     def __call__(self, b: jax.Array, exact: jax.Array | bool = True) -> jax.Array: ...
 
 
-def solver(K: KKTMatrix, *, held: jax.Array | bool = False) -> Solve:
+def solver(K: KKTMatrix, *, held: jax.Array | bool = False, corrections: int = 1) -> Solve:
     """`(b, exact) -> x` with `K x = b`, for a matrix of unit size but for `D`; not finite where `K` is not definite on
     the coordinates that move.
 
     `held` is whether to hold flat coordinates by a larger proximal term (in float32). If `exact` is false, the step is
     that of a proximal-point method in float64: the regularisation stays, so that multipliers do not drift where they
     are not unique. In float32 it is too large to stay.
+
+    `corrections` in float64 are made in any case. A second one makes small parts of the solution as precise as large
+    ones, which no residual shows.
     """
     eps, precise, product = float(jnp.finfo(K.D.dtype).eps), is_precise(K.D.dtype), K.product
     if isinstance(K.H, Sparse) or isinstance(K.A, Sparse):
@@ -115,8 +118,6 @@ def solver(K: KKTMatrix, *, held: jax.Array | bool = False) -> Solve:
             product = functools.partial(jnp.matmul, K.dense())
 
     def solve(b: jax.Array, exact: jax.Array | bool = True) -> jax.Array:
-        # The small parts of a derivative are wanted as precisely as the large ones, and a residual does not show them.
-        corrections = 2 if exact is True else 1
         exact = jnp.asarray(exact)
         if not precise:
             return refined(inverse, product, b, where(exact, 1.0, weights), 4 * eps)
@@ -186,8 +187,8 @@ def _sparse_inverse(K: KKTMatrix) -> tuple[Product, jax.Array]:
     least = 1e-4 * regularisation(K.D.dtype)
     H, delta = K.H, jnp.full(K.A.shape[0], least, K.D.dtype)
     if K.elastic is not False:
-        one = jnp.ones_like(K.D)
-        H, delta = H.congruent(one, where(K.elastic, 0.0, one[0])), where(K.elastic, 1.0, delta)
+        one = jnp.ones((), K.D.dtype)
+        H, delta = H.congruent(jnp.ones_like(K.D), where(K.elastic, 0.0, one)), where(K.elastic, one, delta)
     added = jnp.concatenate([least * K.free, where(delta < 1, -delta, 0.0)])
     return sparse.factorised(H, K.A, K.free, K.D + least * K.free, delta, 0.0), added
 

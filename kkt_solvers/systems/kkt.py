@@ -46,7 +46,7 @@ class _Eliminated(KKTSystem):
         A = A if isinstance(self, SparseKKT) else A.densified()
         w, e = _weights(A, H.diagonal_entries(), mask)
         K = KKTMatrix(H.congruent(w, jnp.ones((), w.dtype)), A.scaled(e, w), 1 - mask, mask)
-        solve, weights = solver(K), jnp.concatenate([w, e])
+        solve, weights = solver(K, corrections=2), jnp.concatenate([w, e])
 
         def least_squares(b: jax.Array) -> jax.Array:
             return weights * (lapack.pinv(K.dense()) @ (weights * b))
