@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers.numerics.arrays import full_precision, tree_where
+from kkt_solvers.numerics.arrays import full_precision, tree_where, where
 
 
 @jax.custom_batching.custom_vmap
@@ -31,9 +31,43 @@ def when_any(flag: jax.Array, compute: Callable[[], Any], otherwise: Any) -> Any
     return tree_where(flag, jax.lax.cond(in_any(flag), compute, lambda: otherwise), otherwise)
 
 
+@jax.custom_batching.custom_vmap
+def in_more_than(most: jax.Array, flag: jax.Array) -> jax.Array:
+    """`flag`; under `vmap`, whether it holds for more than `most` instances."""
+    return flag
+
+
+@in_more_than.def_vmap
+def _in_more_of_batch(size: int, batched: Any, most: jax.Array, flag: jax.Array) -> tuple[jax.Array, bool]:
+    return jnp.sum(flag, axis=0) > most, False
+
+
 SMALL = 32  # the largest dimension of an instance that advances in lockstep with others
 _CACHE = 12_800  # entries of a square matrix, times the instances of a chunk
 _CHUNK = 16, 128  # instances in a chunk, at least and at most
+_LEFT = 8  # the part of a chunk that may be left unfinished is one in so many,
+_FROM = 4  # where there are at least so many chunks
+
+
+def _queued(chunk: Callable[..., tuple[Any, jax.Array]], size: int, length: int, left: int) -> Any:
+    """What `chunk(left, index)` finds for the instances `index`, for all instances, `length` at a time. Those that it
+    leaves unfinished join the queue once more; then none may be left."""
+
+    def serve(state: Any) -> Any:
+        queue, head, end, out = state
+        place = head + jnp.arange(length, dtype=jnp.int32)
+        index = queue[jnp.minimum(place, end - 1)]  # the last one fills the chunk up
+        found, finished = chunk(where(head < size, left, 0).astype(jnp.int32), index)
+        again = ~finished & (place < end)
+        last = end + jnp.cumsum(again, dtype=jnp.int32)
+        queue = queue.at[where(again, last - 1, len(queue))].set(index, mode="drop")
+        out = jax.tree.map(lambda whole, part: whole.at[index].set(part), out, found)
+        return queue, head + length, last[-1], out
+
+    like, _ = jax.eval_shape(chunk, *(jnp.zeros(shape, jnp.int32) for shape in ((), length)))
+    out = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[1:]), leaf.dtype), like)
+    none, queue = jnp.zeros((), jnp.int32), jnp.arange(2 * size + length, dtype=jnp.int32)
+    return jax.lax.while_loop(lambda state: state[1] < state[2], serve, (queue, none, none + size, out))[-1]
 
 
 def one_by_one(
@@ -46,9 +80,11 @@ def one_by_one(
     branch only. A batched LAPACK call would use the threads of XLA's pool and wait for them in a thread of the same
     pool: two such calls on two cores can wait for each other for ever (jax 0.10.2).
 
-    `small` is the same function without a call of LAPACK. If no dimension of an instance exceeds `SMALL`, a batch
-    applies it to chunks of instances in lockstep: the operations of one small instance take less time than their
-    launch. A chunk is as large as the cache allows, and as slow as its slowest instance.
+    `small(left, *args)` is the same function without a call of LAPACK, and whether it is finished. If no dimension of
+    an instance exceeds `SMALL`, a batch applies it to chunks of instances in lockstep: the operations of one small
+    instance take less time than their launch. A chunk is as large as the cache allows. It need not wait for the
+    slowest: `small` may stop once no more than `left` instances of the batch are unfinished (see `in_more_than`). They
+    queue up again, and are computed anew with others of their kind.
     """
 
     function, small = full_precision(function), small and full_precision(small)
@@ -77,18 +113,17 @@ def one_by_one(
             return jax.lax.map(lambda mine: call(*arguments(mine, leaves)), of_instances(leaves))
 
         def lockstep(*leaves: jax.Array) -> Any:
+            assert small is not None
             chunks = max(1, math.ceil(size / min(max(_CACHE // largest**2, _CHUNK[0]), _CHUNK[1])))
-            length = math.ceil(size / chunks)
-            index = jnp.minimum(jnp.arange(chunks * length), size - 1).reshape(chunks, length)
-
-            def one_chunk(mine: Any) -> Any:
-                assert small is not None
-                return jax.vmap(small, in_axes=axes, axis_size=length)(*arguments(mine, leaves))
-
+            length, mine = math.ceil(size / chunks), of_instances(leaves)
+            chunk = jax.vmap(small, in_axes=(None, *axes), axis_size=length)
             if chunks == 1:
-                return one_chunk(of_instances(leaves))
-            out = jax.lax.map(one_chunk, [leaf[index] for leaf in of_instances(leaves)])
-            return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:size], out)
+                return chunk(jnp.zeros((), jnp.int32), *structure.unflatten(leaves))[0]
+
+            def of_index(left: jax.Array, index: jax.Array) -> tuple[Any, jax.Array]:
+                return chunk(left, *arguments([leaf[index] for leaf in mine], leaves))
+
+            return _queued(of_index, size, length, length // _LEFT if chunks >= _FROM else 0)
 
         def together(*leaves: jax.Array) -> Any:
             return jax.vmap(function, in_axes=axes, axis_size=size)(*structure.unflatten(leaves))

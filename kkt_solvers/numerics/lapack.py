@@ -22,34 +22,33 @@ solve_lower_rows = one_by_one(lambda L, A: jax.lax.linalg.triangular_solve(L.T, 
 
 
 def _triangular_inverse(K: jax.Array) -> jax.Array:
-    """`R^{-1}` of `K = R R'` with a lower triangular `R`."""
+    """The upper triangular `U` with `K^{-1} = U U'`."""
     L = jax.lax.linalg.cholesky(K.mT, symmetrize_input=False)
-    eye = jnp.eye(len(K), dtype=K.dtype)
-    return jax.lax.linalg.triangular_solve(L.T, eye, left_side=True, transpose_a=True)
+    return jax.lax.linalg.triangular_solve(L.T, jnp.eye(len(K), dtype=K.dtype), left_side=True)
 
 
-_UNROLLED = 4  # columns that are eliminated one by one
+_UNROLLED = 8  # columns that are eliminated one by one
 
 
 def _by_halves(K: jax.Array) -> jax.Array:
-    """The same by products of blocks: `[[R, 0], [B R^{-T}, S]]` is the root of `[[R R', B'], [B, C]]` if `S` is the
-    root of the Schur complement. Unless `K` is positive definite, the last row is not finite."""
+    """The same by products of blocks: that of `[[K, B'], [B, C]]` is `[[U, -U (B U)' V], [0, V]]` if `V` is that of the
+    Schur complement `C - (B U) (B U)'`. Unless `K` is positive definite, the last entry is not finite."""
     n = len(K)
-    if n <= _UNROLLED:  # R^{-1} [K, I] = [R', R^{-1}]
+    if n <= _UNROLLED:  # U' [K, I] = [U^{-1}, U']
         rest, rows = jnp.concatenate([K, jnp.eye(n, dtype=K.dtype)], axis=1), []
         for j in range(n):
             row = rest[0] * jax.lax.rsqrt(rest[0, j])
             rows.append(row[n:])
             rest = rest[1:] - row[j + 1 : n, None] * row
-        return jnp.stack(rows)
+        return jnp.stack(rows, axis=1)
     half = _UNROLLED * math.ceil(n / _UNROLLED / 2)
     first = _by_halves(K[:half, :half])
-    across = K[half:, :half] @ first.T
+    across = K[half:, :half] @ first
     second = _by_halves(K[half:, half:] - across @ across.T)
-    return jnp.block([[first, jnp.zeros((half, n - half), K.dtype)], [-second @ (across @ first), second]])
+    return jnp.block([[first, -(first @ across.T) @ second], [jnp.zeros((n - half, half), K.dtype), second]])
 
 
-inverse_root = one_by_one(_triangular_inverse, small=_by_halves)
+inverse_root = one_by_one(_triangular_inverse, small=lambda _, K: (_by_halves(K), jnp.ones((), bool)))
 
 
 def _pseudo_inverse(K: jax.Array) -> jax.Array:

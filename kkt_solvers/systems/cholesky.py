@@ -78,9 +78,9 @@ class Factor(NamedTuple):
 
         return self._of_its_size(of) if self.triangles else jnp.all(jnp.isfinite(self.root))
 
-    def inverse(self) -> jax.Array:
-        """`R^{-1}`."""
-        return self.whiten(jnp.eye(len(self.root), dtype=self.root.dtype)).T
+    def inverse_root(self) -> jax.Array:
+        """`R^{-T}`."""
+        return self.whiten(jnp.eye(len(self.root), dtype=self.root.dtype))
 
     def whiten(self, v: jax.Array) -> jax.Array:
         """`R^{-1}`, applied to a vector or to each row of a matrix."""
@@ -124,21 +124,21 @@ class Factor(NamedTuple):
 
 
 class SmallFactor(NamedTuple):
-    """`R^{-1}` with `K = R R'` for a small positive definite `K`: products in place of triangular solves."""
+    """`U = R^{-T}` with `K = R R'` for a small positive definite `K`: products in place of triangular solves."""
 
-    inverse_root: jax.Array
+    U: jax.Array
 
     def is_definite(self) -> jax.Array:
-        return jnp.isfinite(self.inverse_root[-1, -1])
+        return jnp.isfinite(self.U[-1, -1])
 
-    def inverse(self) -> jax.Array:
-        return self.inverse_root
+    def inverse_root(self) -> jax.Array:
+        return self.U
 
     def whiten(self, v: jax.Array) -> jax.Array:
-        return v @ self.inverse_root.T
+        return v @ self.U
 
     def unwhiten(self, v: jax.Array) -> jax.Array:
-        return v @ self.inverse_root
+        return self.U @ v
 
 
 def cholesky(

@@ -27,7 +27,7 @@ from kkt_solvers.data.objectives import Quadratic
 from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.data.solution import Dual, Status
 from kkt_solvers.numerics.arrays import largest, tree_where, where
-from kkt_solvers.numerics.batches import when_any
+from kkt_solvers.numerics.batches import in_more_than, when_any
 from kkt_solvers.solvers.interior_point._iterate import (
     Bounds,
     Direction,
@@ -90,6 +90,7 @@ class Setting(NamedTuple):
     tol: float
     max_iterations: int
     polish: bool
+    left: jax.Array | int  # how many instances of a batch in lockstep may be left unfinished
     repairs: bool  # whether a wrong active set is worth another round
     holds: bool  # whether free coordinates can be held
 
@@ -129,14 +130,16 @@ def run(problem: FlatProblem, convex: jax.Array, init: jax.Array, best: Any, war
     )
     state = state._replace(phase=where(convex, state.phase, DONE))
 
+    def unfinished(state: State) -> jax.Array:
+        going = state.phase != DONE
+        return going & in_more_than(jnp.asarray(setting.left), going)
+
     def until_done(state: State) -> State:
-        return jax.lax.while_loop(lambda state: state.phase != DONE, lambda state: _round(method, state), state)
+        return jax.lax.while_loop(unfinished, lambda state: _round(method, state), state)
 
     if not method.quadratic:
         return until_done(state)
-    return jax.lax.while_loop(
-        lambda state: state.phase != DONE, lambda state: _recovered(method, until_done(state), now), state
-    )
+    return jax.lax.while_loop(unfinished, lambda state: _recovered(method, until_done(state), now), state)
 
 
 def _round(method: Method, state: State) -> State:

@@ -22,6 +22,8 @@ from kkt_solvers.solvers.interior_point._iterate import Iterate, both
 from kkt_solvers.solvers.interior_point._steep_bounds import off_steep_bounds
 from kkt_solvers.systems.kkt import MatrixFreeKKT, SparseKKT, choose
 
+_Answer = tuple[jax.Array, Dual, jax.Array, jax.Array]
+
 
 @dataclass(frozen=True)
 class InteriorPoint(Solver):
@@ -61,17 +63,17 @@ class InteriorPoint(Solver):
     max_iterations: int = 200
     polish: bool = True
 
-    def run(
-        self, problem: FlatProblem, init: jax.Array, dual: Dual | None = None
-    ) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
+    def run(self, problem: FlatProblem, init: jax.Array, dual: Dual | None = None) -> _Answer:
         rows, dual = with_a_row(problem, dual)
         small = None if is_heard() else self._run  # the rows of the table come from one instance after the other
-        y, found, iterations, claim = one_by_one(self._run, small=small)(rows, init, dual)
+        every = one_by_one(lambda *args: self._run(0, *args)[0], small=small)
+        y, found, iterations, claim = every(rows, init, dual)
         return y, without_the_row(problem, found), iterations, claim
 
     def _run(
-        self, problem: FlatProblem, init: jax.Array, dual: Dual | None
-    ) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
+        self, left: jax.Array | int, problem: FlatProblem, init: jax.Array, dual: Dual | None
+    ) -> tuple[_Answer, jax.Array]:
+        """What was found, and whether the method is finished: see `one_by_one`."""
         tol = default_tolerance(init.dtype) if self.tol is None else self.tol
         quadratic, sparse = isinstance(problem.objective, Quadratic), isinstance(choose(problem), SparseKKT)
         missing = missing_curvature(problem, init, sparse) if quadratic else jnp.zeros((), init.dtype)
@@ -97,6 +99,7 @@ class InteriorPoint(Solver):
             tol=tol,
             max_iterations=self.max_iterations,
             polish=self.polish,
+            left=left,
             repairs=not is_linear(problem.objective),  # a vertex needs as many free coordinates as rows
             holds=not is_precise(init.dtype) and not sparse,
         )
@@ -115,7 +118,7 @@ class InteriorPoint(Solver):
         ray = (scales.rows * final.now.nu).reshape(shape)
         nu = where(claim == Status.PRIMAL_INFEASIBLE, ray, dual.equality * stands)
         y = where(claim == Status.DUAL_INFEASIBLE, scales.variables * final.now.y, y)
-        return y, Dual(nu, dual.lower, dual.upper), final.iterations, claim
+        return (y, Dual(nu, dual.lower, dual.upper), final.iterations, claim), final.phase == loop.DONE
 
 
 def _measured(
