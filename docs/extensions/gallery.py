@@ -12,6 +12,7 @@ ORDER = [
     "differentiate_anything",
     "no_derivative",
     "constrained_layer",
+    "learned_limits",
     "batches",
     "many_machines",
     "from_jaxopt",
