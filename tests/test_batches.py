@@ -53,14 +53,14 @@ def check(data, tolerance, rare=0):
     `rare` may be solved in one way and nearly solved in the other, or be less exact than `tolerance` in one of them."""
     together, apart = in_lockstep(*data), one_by_one(data)
     status, other = np.asarray(together.status), np.asarray(apart.status)
-    nearly = (status + other == kkt.Status.INACCURATE) & (status * other == kkt.Status.SOLVED)
+    nearly = (np.minimum(status, other) == kkt.Status.SOLVED) & (np.maximum(status, other) == kkt.Status.INACCURATE)
     np.testing.assert_array_equal(status[~nearly], other[~nearly])
     good = (other == kkt.Status.SOLVED) & ~nearly
     error = np.max(np.abs(together.primal - apart.primal), axis=1)
     degenerate = np.arange(len(error)) % len(KINDS) == KINDS.index("degenerate")
     inexact = good & ~degenerate & ~(error <= tolerance)
     assert np.sum(nearly | inexact) <= rare
-    assert np.max(error[good]) <= tolerance**0.5
+    assert np.max(error[good]) <= (1 if rare else 0.3) * tolerance**0.5
     np.testing.assert_allclose(together.objective[good], apart.objective[good], rtol=tolerance, atol=tolerance)
     return status
 

@@ -44,8 +44,8 @@ class InteriorPoint(Solver):
     program is infeasible: the distance of the box from the equality.
 
     On a CPU the instances of a batch (`jax.vmap`) are solved one after the other, each with as many iterations as it
-    needs. Small instances (up to 32 variables and 32 equalities) are solved in lockstep, up to 128 at a time; so are
-    all on a GPU.
+    needs. Small instances (up to 32 variables and 32 equalities) are solved in lockstep, up to 128 at a time, of which
+    the slowest few are left to the end; on a GPU all are solved in lockstep.
 
     For high accuracy on problems up to a few thousand variables. A separable objective with one equality is better
     served by `DualBisection`.
