@@ -32,6 +32,7 @@ def solve_qp(
     *,
     init: Any = None,
     solver: Any = None,
+    smoothing: Any = None,
     progress: Any = False,
 ) -> Solution:
     """Solve `min x'Px/2 + q'x  s.t.  G x <= h,  A x = b,  lb <= x <= ub`.
@@ -43,7 +44,7 @@ def solve_qp(
         A, b: `(m, n)` and `(m,)`, or `None`.
         lb, ub: scalars or `(n,)`, or `None`; may be infinite.
         init: where to start, a vector or the `Solution` of a similar program.
-        solver, progress: as for `solve`.
+        solver, smoothing, progress: as for `solve`; smoothing relaxes the inequalities too.
 
     Matrices are arrays, scipy.sparse matrices or `BCOO`; all are differentiable.
 
@@ -76,7 +77,7 @@ def solve_qp(
     problem, no_constraint = _with_slack_variables(P, q, G, h, A, b, lower, upper, dtype)
     if init is not None and h.size:
         init = _with_slacks(init, G, problem.equality.b[b.size :])
-    solution = solve(problem, init, solver=solver, progress=progress)
+    solution = solve(problem, init, solver=solver, smoothing=smoothing, progress=progress)
     return _without_slack_variables(solution, no_constraint, n)
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers._derivative import attach, optimal_value
+from kkt_solvers._smoothing import attach_relaxed
 from kkt_solvers.conditions.certificates import certify
 from kkt_solvers.conditions.multipliers import Point, complete_dual, with_a_row, without_the_row
 from kkt_solvers.conditions.residuals import default_tolerance
@@ -16,7 +17,7 @@ from kkt_solvers.data.objectives import Separable
 from kkt_solvers.data.problem import FlatProblem, Problem
 from kkt_solvers.data.sizes import middle_of_box
 from kkt_solvers.data.solution import Dual, Solution, Status, is_differentiable
-from kkt_solvers.numerics.arrays import full_precision, where
+from kkt_solvers.numerics.arrays import floating, full_precision, is_concrete, where
 from kkt_solvers.numerics.progress import Listener, listener_of, listening
 from kkt_solvers.solvers import Solver, default_solver
 from kkt_solvers.systems.kkt import KKTSystem
@@ -24,7 +25,13 @@ from kkt_solvers.systems.kkt import KKTSystem
 
 @full_precision
 def solve(
-    problem: Problem, init: Any = None, *, solver: Any = None, linear: KKTSystem | None = None, progress: Any = False
+    problem: Problem,
+    init: Any = None,
+    *,
+    solver: Any = None,
+    linear: KKTSystem | None = None,
+    smoothing: Any = None,
+    progress: Any = False,
 ) -> Solution:
     """Solve a convex problem; the solution carries the derivative of its KKT conditions.
 
@@ -47,6 +54,10 @@ def solve(
             `kkt_solvers.solvers.Solver`.
         linear: how the linear system of the derivative is solved; `None` chooses by structure: see
             `kkt_solvers.linear.KKTSystem`.
+        smoothing: `None` for the derivative of the solution, which jumps where a bound becomes active and is zero at a
+            vertex. Or `mu > 0`, in units of the objective: for that of the problem with relaxed complementarity,
+            `zl (y - l) = mu` and `zu (u - y) = mu`, which is smooth and tends to the exact one as `mu` goes to zero.
+            Only derivatives of `primal` and `dual` change, no value does. The Hessian is formed as a dense matrix.
         progress: `True` for a live table, a row an iteration (needs tqdm), or a function
             `progress(iteration, objective, residual)` to keep the history, `residual` being the largest relative KKT
             residual. Without it nothing is compiled in. Under `vmap` it is called for every instance.
@@ -80,7 +91,7 @@ def solve(
     if solver is not None and not callable(getattr(solver, "run", None)):
         raise TypeError(f"solver must have a method run(problem, init), got {type(solver).__name__}")
     listener = listener_of(progress)
-    solution = _solve(problem, init, dual, solver, _checked(linear), listener)
+    solution = _solve(problem, init, dual, solver, _checked(linear), _checked_smoothing(smoothing), listener)
     if listener is not None:
         jax.effects_barrier()  # every row is out before the solution is
     return solution
@@ -136,10 +147,27 @@ def _checked(linear: Any) -> KKTSystem | None:
     return linear
 
 
+def _checked_smoothing(smoothing: Any) -> jax.Array | None:
+    if smoothing is None:
+        return None
+    smoothing = floating(smoothing, "smoothing")
+    if smoothing.ndim:
+        raise ValueError(f"smoothing must be a scalar, got shape {smoothing.shape}")
+    if is_concrete(smoothing) and not 0 < float(smoothing) < float("inf"):
+        raise ValueError(f"smoothing must be positive and finite, got {smoothing}; None is for no smoothing")
+    return smoothing
+
+
 # Inlined: what a call of its own takes and returns XLA copies, two more arrays of the size of y.
 @functools.partial(jax.jit, static_argnames=("solver", "linear", "listener"), inline=True)
 def _solve(
-    problem: Problem, init: Any, dual: Dual | None, solver: Any, linear: KKTSystem | None, listener: Listener | None
+    problem: Problem,
+    init: Any,
+    dual: Dual | None,
+    solver: Any,
+    linear: KKTSystem | None,
+    smoothing: jax.Array | None,
+    listener: Listener | None,
 ) -> Solution:
     flat, start, unflatten = flatten(problem, init)
     solver = default_solver(flat) if solver is None else solver
@@ -152,7 +180,8 @@ def _solve(
         primal, dual, iterations, converged = solver.run(stopped, start, *warm)
     tol = solver.tol if isinstance(solver, Solver) else None
     sound = functions_hold(jax.lax.stop_gradient(problem), init, stopped, primal)
-    return unflatten(_finish(flat, stopped, primal, dual, iterations, converged, tol, linear, sound))
+    found = primal, dual, iterations, converged
+    return unflatten(_finish(flat, stopped, *found, tol, linear, sound, smoothing))
 
 
 @functools.partial(jax.jit, static_argnames=("tol", "check", "linear"), inline=True)
@@ -194,10 +223,12 @@ def _finish(
     tol: float | None,
     linear: KKTSystem | None,
     sound: jax.Array,
+    smoothing: jax.Array | None = None,
 ) -> Solution:
     """Multipliers, certificate, derivative: the same for every solver and for points from elsewhere."""
     original = flat
-    if not isinstance(flat.objective, Separable):  # nothing of a separable one calls LAPACK
+    # Nothing of a separable one calls LAPACK.
+    if not isinstance(flat.objective, Separable) or smoothing is not None:
         (flat, _), (stopped, dual) = with_a_row(flat, None), with_a_row(stopped, dual)
     tolerance = default_tolerance(primal.dtype) if tol is None else tol
     dual = complete_dual(stopped, primal, dual)
@@ -206,7 +237,10 @@ def _finish(
     live = where(is_differentiable(status), 1.0, jnp.nan).astype(primal.dtype)
     point = Point(verdict.y, dual.equality, dual.lower, dual.upper, live)
     point = jax.lax.stop_gradient(point)
-    point = attach(linear, flat, point)
+    if smoothing is None:
+        point = attach(linear, flat, point)
+    else:
+        point = attach_relaxed(linear, flat, point, smoothing.astype(primal.dtype))
     # Nobody is to apply the point at which a search for a feasible one ended.
     hidden = where(status == Status.PRIMAL_INFEASIBLE, jnp.nan, 0.0).astype(primal.dtype)
     return Solution(

@@ -34,8 +34,8 @@ def program(limits, wish, demand):
     return {"P": jnp.eye(2), "q": -wish, "G": G, "h": h}
 
 
-def decide(limits, wish, demand):
-    return kkt.solve_qp(**program(limits, wish, demand))
+def decide(limits, wish, demand, smoothing=None):
+    return kkt.solve_qp(**program(limits, wish, demand), smoothing=smoothing)
 
 
 truth = jnp.array([-0.4, 0.5, 1.3, 2.4, 3.6, 4.9]), jnp.array([1.6, 1.5, 1.2, 1.4, 1.1, 1.0])
@@ -131,8 +131,23 @@ by_limits, by_wish = jax.jit(jax.jacobian(lambda *data: decide(*data).primal, ar
 print("by the wish", np.round(by_wish, 2).tolist())
 print("by the limits", np.round(by_limits[1], 2).tolist())
 
+
+# %%
+# To train such a network all the same, ask for a smoothed derivative: that of the program with its complementarity
+# conditions relaxed, ``multiplier * slack = mu`` in place of zero. The decision stays the exact one, to the last bit;
+# the derivative is wrong on purpose, by more the larger ``mu`` is, and tends to the exact one with it. So begin with a
+# large one and let it shrink.
+@jax.jit
+def by_wish_smoothed(mu):
+    return jax.jacobian(lambda wish: decide(truth, wish, demand, smoothing=mu).primal)(wish)
+
+
+for mu in 0.1, 0.01, 0.001:
+    print(f"by the wish, mu = {mu}:", np.round(by_wish_smoothed(mu), 3).tolist())
+
 # %%
 # What to copy
 # ------------
 # ``decide_if_possible`` for a layer whose program may have no solution; ``jax.vmap`` around it for a batch; and the
-# share of days left out beside the loss, since a loss over fewer and fewer days falls too.
+# share of days left out beside the loss, since a loss over fewer and fewer days falls too. ``smoothing=mu``, if what
+# comes before the layer is to learn from vertices.
