@@ -11,7 +11,7 @@ FLOORS = (
     {"data"},
     {"systems"},
     {"conditions"},
-    {"_derivative", "solvers", "linear"},
+    {"_derivative", "_smoothing", "solvers", "linear"},
     {"_solve"},
     {"_degeneracy", "_qp", "plot", "projections"},
     {"__init__"},
