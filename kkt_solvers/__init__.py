@@ -8,6 +8,7 @@ from kkt_solvers.data.matrices import LowRank
 from kkt_solvers.data.objectives import Quadratic, Separable
 from kkt_solvers.data.problem import Affine, Box, Problem, Sum
 from kkt_solvers.data.solution import Dual, Residuals, Solution, Status
+from kkt_solvers.data.stages import BlockBidiagonal, BlockDiagonal
 from kkt_solvers.solvers import (
     DualBisection,
     DualNewton,
@@ -23,6 +24,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Affine",
+    "BlockBidiagonal",
+    "BlockDiagonal",
     "Box",
     "Degeneracy",
     "Dual",

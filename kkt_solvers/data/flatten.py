@@ -16,6 +16,7 @@ from kkt_solvers.data.objectives import Quadratic, Separable, Smooth
 from kkt_solvers.data.problem import Affine, Box, Equality, FlatProblem, Operator, Problem, Sum
 from kkt_solvers.data.sizes import middle_of_box, natural_sizes, unit_of_data
 from kkt_solvers.data.solution import Dual, Solution
+from kkt_solvers.data.stages import BlockDiagonal
 from kkt_solvers.numerics.arrays import cast, float_dtype, is_concrete
 from kkt_solvers.numerics.hoist import hoist
 
@@ -209,6 +210,8 @@ def _flat_objective(problem: Problem, y: Any, n: int, unravel: Any) -> Any:
             raise ValueError(f"P must have shape ({n}, {n}) or, if diagonal, ({n},), got {P.shape}")
         if isinstance(P, (jax.Array, BCOO)) and P.ndim == 2:
             P = 0.5 * (P + P.T)  # pyright: ignore[reportOperatorIssue] - the sum of a BCOO is not annotated
+        if isinstance(P, BlockDiagonal):
+            P = P.symmetric()
         return Quadratic(P, q)
     if isinstance(objective, Separable):
         if not _is_array(y):
@@ -236,7 +239,7 @@ def _flat_equality(problem: Problem, y: Any, n: int, unravel: Any) -> tuple[Any,
         return Sum(total, None if weights is None else _fill(weights, y, "weights")), lambda nu: nu
     if isinstance(equality, Affine):
         A, b = cast((equality.A, equality.b), dtype)
-        if A.ndim != 2 or A.shape[1] != n:
+        if len(A.shape) != 2 or A.shape[1] != n:
             raise ValueError(f"A must have shape (m, {n}) for y with {n} entries, got {A.shape}")
         if b.shape != A.shape[:1]:
             raise ValueError(f"b must have shape ({A.shape[0]},), one entry for each row of A, got {b.shape}")

@@ -16,6 +16,7 @@ pinv = one_by_one(lambda K: _pseudo_inverse(K))
 cho_solve = one_by_one(lambda L, b: jax.scipy.linalg.cho_solve((L, True), b), by_first=True)
 # Factors often come out of a `lax.cond`, where XLA lays them out by rows. LAPACK takes their transpose as it is; rows
 # of a matrix it takes on the right side, where BLAS is faster too.
+tridiagonal_solve = one_by_one(jax.lax.linalg.tridiagonal_solve)
 solve_lower = one_by_one(lambda L, b: _of_vector(L, b, transpose_a=True), by_first=True)
 solve_lower_transposed = one_by_one(lambda L, b: _of_vector(L, b, transpose_a=False), by_first=True)
 solve_lower_rows = one_by_one(lambda L, A: jax.lax.linalg.triangular_solve(L.T, A), by_first=True)

@@ -10,6 +10,7 @@ from kkt_solvers.data.matrices import Sparse, Zero
 from kkt_solvers.data.objectives import Quadratic, Smooth
 from kkt_solvers.data.problem import Affine, Box, FlatProblem
 from kkt_solvers.data.sizes import unit_of_data
+from kkt_solvers.data.stages import BlockDiagonal
 from kkt_solvers.numerics.arrays import largest, tree_where, where
 
 _ROUNDS = 10
@@ -24,18 +25,18 @@ class Scales(NamedTuple):
     objective: jax.Array
 
 
-def equilibrated(problem: FlatProblem, init: jax.Array, *, sparse: bool) -> tuple[FlatProblem, Scales]:
+def equilibrated(problem: FlatProblem, init: jax.Array, *, structured: bool) -> tuple[FlatProblem, Scales]:
     """The problem, scaled: Ruiz's iteration [ruiz2001] on `[[P, A'], [A, 0]]`, and the objective by `P` and `q`.
 
     For a general function the rows of the equality are scaled to about one, all variables by one unit, and the
     objective by its curvature near `init`. For a separable objective only the rows are scaled. The equality becomes an
-    `Affine`; matrices become dense unless `sparse`.
+    `Affine`; matrices become dense unless `structured`.
     """
     objective = problem.objective
     A, quadratic = problem.rows, isinstance(objective, Quadratic)
     P = objective.matrix if isinstance(objective, Quadratic) else Zero(init)
-    if not sparse:
-        A, P = A.densified(), P.densified() if isinstance(P, Sparse) else P
+    if not structured:
+        A, P = A.densified(), P.densified() if isinstance(P, (Sparse, BlockDiagonal)) else P
 
     def sizes(d: jax.Array, e: jax.Array) -> tuple[jax.Array, jax.Array]:
         columns = jnp.maximum(d * A.largest(0, e), P.column_sizes(d))

@@ -10,6 +10,7 @@ adds. Usually `G = F` and `c = 0`; the elastic problem of the interior point has
 |---|---|
 | `Zero`, `Diagonal`, `Dense` | Cholesky factors of `G H G + D` and of the Schur complement |
 | `LowRank(d, V)` | the same of `diag(d) + D`, with the rows `V'` below `A`: `V V'dy = V t` with `t = V'dy` |
+| `BlockDiagonal` or diagonal, `A` a `BlockBidiagonal` | the same, stage by stage: `stages.py` |
 | `Sparse`, or `A` is one | SuperLU of the whole matrix, on the host |
 
 The factorised matrix is regularised, so that the factors exist for dependent rows and flat objectives. Iterative
@@ -26,6 +27,7 @@ from kkt_solvers.data.matrices import Dense, Diagonal, Map, Sparse
 from kkt_solvers.data.matrix import Matrix, Product
 from kkt_solvers.data.objectives import Quadratic, Separable, hessian_product
 from kkt_solvers.data.problem import FlatProblem
+from kkt_solvers.data.stages import BlockBidiagonal
 from kkt_solvers.numerics.arrays import (
     block_sum,
     diagonal_matrix,
@@ -39,6 +41,7 @@ from kkt_solvers.numerics.batches import SMALL, when_any
 from kkt_solvers.systems import sparse
 from kkt_solvers.systems.cholesky import cholesky, coupling, definite
 from kkt_solvers.systems.refinement import refined
+from kkt_solvers.systems.stages import blocks_of, in_stages, inverse_by_stages
 
 
 def regularisation(dtype: Any) -> float:
@@ -112,6 +115,8 @@ def solver(K: KKTMatrix, *, held: jax.Array | bool = False, corrections: int = 1
     if isinstance(K.H, Sparse) or isinstance(K.A, Sparse):
         inverse, added = _sparse_inverse(K)
         weights = jnp.ones_like(added)
+    elif in_stages(K.H, K.A):
+        inverse, added, weights = _stages_inverse(K, held)
     else:
         inverse, added, weights = _cholesky_inverse(K, held)
         if _is_small(K):
@@ -132,6 +137,36 @@ def solver(K: KKTMatrix, *, held: jax.Array | bool = False, corrections: int = 1
     return solve
 
 
+def _regularised(K: KKTMatrix, held: jax.Array | bool) -> tuple[jax.Array, jax.Array]:
+    """`D` and the diagonal of the second block, with the sign of a positive one, so that factors exist."""
+    D, eps, reg, precise = K.D, float(jnp.finfo(K.D.dtype).eps), regularisation(K.D.dtype), is_precise(K.D.dtype)
+    # A coordinate with neither barrier nor curvature has only the proximal term. A tiny one would, in float32, make its
+    # part of the Schur complement so large that the other parts are lost in rounding.
+    flat = reg if precise else where(jnp.asarray(held), eps**0.2, eps**0.4)
+    D = where(D > 0, jnp.maximum(D, 1e-4 * reg if precise else reg), flat)
+    delta = jnp.full(K.A.shape[0], reg, D.dtype)
+    return D, delta if K.elastic is False else where(K.elastic, 1.0, delta)
+
+
+def _added(K: KKTMatrix, D: jax.Array, delta: jax.Array) -> jax.Array:
+    """What that adds to the diagonal."""
+    added = jnp.concatenate([D - K.D, -delta])
+    return added if K.elastic is False else where(K.elastic, 0.0, added)
+
+
+def _stages_inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Product, jax.Array, jax.Array]:
+    """The same as `_cholesky_inverse`, with the blocks of the stages."""
+    D, delta = _regularised(K, held)
+    pivots, D = K.H.diagonal_entries() * K.curved + D, D + regularisation(D.dtype) * K.curved
+    A = K.A.scaled(jnp.ones((), D.dtype), K.free)
+    assert isinstance(A, BlockBidiagonal)
+    (N, _, n), curved = A.stages, A.by_stages(K.curved)
+    H = curved[:, :, None] * blocks_of(K.H, A) * curved[:, None, :]
+    H = H + D.reshape(N, n, 1) * jnp.eye(n, dtype=D.dtype)
+    inverse, e = inverse_by_stages(H, A, delta, 16 * float(jnp.finfo(D.dtype).eps))
+    return inverse, _added(K, D, delta), jnp.concatenate([jax.lax.rsqrt(pivots), e])
+
+
 def _is_small(K: KKTMatrix) -> bool:
     """Whether a `K` that is not sparse is formed and inverted as one matrix, so that a solve is products only."""
     return max(K.A.shape) <= SMALL
@@ -139,23 +174,17 @@ def _is_small(K: KKTMatrix) -> bool:
 
 def _cholesky_inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Product, jax.Array, jax.Array]:
     """The inverse of `K` with a regularisation; the diagonal of that; and weights that bring `K` to a unit diagonal."""
-    A, D, curved, n = K.A.dense(), K.D, K.curved, K.D.size
-    eps, reg, precise = float(jnp.finfo(D.dtype).eps), regularisation(D.dtype), is_precise(D.dtype)
-    # A coordinate with neither barrier nor curvature has only the proximal term. A tiny one would, in float32, make its
-    # part of the Schur complement so large that the other parts are lost in rounding.
-    flat = reg if precise else where(jnp.asarray(held), eps**0.2, eps**0.4)
-    D = where(D > 0, jnp.maximum(D, 1e-4 * reg if precise else reg), flat)
+    A, curved, n = K.A.dense(), K.curved, K.D.size
+    eps, reg = float(jnp.finfo(K.D.dtype).eps), regularisation(K.D.dtype)
+    D, delta = _regularised(K, held)
     pivots = K.H.diagonal_entries() * curved + D
-    delta = jnp.full(len(A), reg, D.dtype)
-    delta = delta if K.elastic is False else where(K.elastic, 1.0, delta)
     rows, (H, few) = [A * K.free], K.H.parts()
     if few is not None:
         rows.append(few * curved)
         delta = jnp.concatenate([delta, jnp.ones(len(few), D.dtype)])
     if H.ndim == 2:
         D = D + reg * curved
-    added = jnp.concatenate([D - K.D, -delta[: len(A)]])
-    added = added if K.elastic is False else where(K.elastic, 0.0, added)
+    added = _added(K, D, delta[: len(A)])
     L = cholesky(H, curved, D, coupling(H, curved > 0) if H.ndim == 2 else None)
     rows = [L.whiten(part) for part in rows]
     S = jnp.block([[first @ second.T for second in rows] for first in rows]) if len(rows) > 1 else rows[0] @ rows[0].T

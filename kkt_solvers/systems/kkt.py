@@ -14,6 +14,7 @@ from kkt_solvers.numerics import lapack
 from kkt_solvers.numerics.arrays import inverse_root, is_precise, largest, where
 from kkt_solvers.systems.elimination import KKTMatrix, hessian, schur, semidefinite_inverse, solver
 from kkt_solvers.systems.refinement import refined
+from kkt_solvers.systems.stages import in_stages
 from kkt_solvers.systems.system import Factorised, KKTSystem, Pair, kkt_product
 
 
@@ -43,7 +44,7 @@ class _Eliminated(KKTSystem):
 
     def factorised(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> Factorised:
         H, A = self.hessian(problem, y), problem.rows
-        A = A if isinstance(self, SparseKKT) else A.densified()
+        A = A if self.keeps_structure else A.densified()
         w, e = _weights(A, H.diagonal_entries(), mask)
         K = KKTMatrix(H.congruent(w, jnp.ones((), w.dtype)), A.scaled(e, w), 1 - mask, mask)
         solve, weights = solver(K, corrections=2), jnp.concatenate([w, e])
@@ -90,11 +91,29 @@ class LowRankKKT(_Eliminated):
 class SparseKKT(_Eliminated):
     """A `Quadratic` with sparse `P` and `A`: SuperLU, through SciPy, on the host CPU (see `sparse.py`)."""
 
+    keeps_structure = True
+
     def hessian(self, problem: FlatProblem, y: jax.Array) -> Matrix:
         objective = problem.objective
         if not isinstance(objective, Quadratic) or isinstance(objective.P, (LowRank, Map)):
             raise TypeError("SparseKKT needs a Quadratic with P a matrix, a vector or None")
         return hessian(problem, y)
+
+
+@dataclass(frozen=True)
+class StagesKKT(_Eliminated):
+    """A `Quadratic` whose `P` and `A` share their stages: block by block (see `stages.py`).
+
+    O(N (n^3 + p n^2 + p^3)) time and O(N (n + p)^2) memory for N stages of n variables and p equalities.
+    """
+
+    keeps_structure = True
+
+    def hessian(self, problem: FlatProblem, y: jax.Array) -> Matrix:
+        objective = problem.objective
+        if not isinstance(objective, Quadratic) or not in_stages(objective.matrix, problem.rows):
+            raise TypeError("StagesKKT needs a BlockBidiagonal A, and a Quadratic with P a BlockDiagonal of its stages")
+        return objective.matrix
 
 
 # --------------------------------------------------------------------------------------------- matrix-free
@@ -182,6 +201,8 @@ def choose(problem: FlatProblem) -> KKTSystem:
     m, n = A.shape
     if isinstance(objective, Quadratic):
         P = objective.matrix
+        if in_stages(P, A):
+            return StagesKKT()
         if isinstance(P, LowRank):
             return LowRankKKT()
         if isinstance(P, Map):

@@ -9,7 +9,7 @@ inverse gives, and to differentiate the solve.
 
 import abc
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ class KKTSystem(abc.ABC):
     |---|---|
     | `Separable` | the scalar or small Schur complement of the dual form; no `KKTSystem` |
     | an equality, or `P`, given as a function, its matrix too large to form | `MatrixFreeKKT` |
+    | `Quadratic`, `A` a `BlockBidiagonal`, `P` a `BlockDiagonal` of its stages, a vector or `None` | `StagesKKT` |
     | `Quadratic`, diagonal `P` | `DiagonalKKT` |
     | `Quadratic`, `P` a `LowRank` | `LowRankKKT` |
     | `Quadratic` with a sparse `P` or `A`, more than 500 variables | `SparseKKT` |
@@ -39,6 +40,8 @@ class KKTSystem(abc.ABC):
     | a linear program beyond that | `DiagonalKKT` |
     | any other | `MatrixFreeKKT` |
     """
+
+    keeps_structure: ClassVar[bool] = False  # whether `P` and `A` are used as they are, and not as dense matrices
 
     @abc.abstractmethod
     def factorised(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> Factorised:

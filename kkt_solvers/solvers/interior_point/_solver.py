@@ -75,9 +75,11 @@ class InteriorPoint(Solver):
     ) -> tuple[_Answer, jax.Array]:
         """What was found, and whether the method is finished: see `one_by_one`."""
         tol = default_tolerance(init.dtype) if self.tol is None else self.tol
-        quadratic, sparse = isinstance(problem.objective, Quadratic), isinstance(choose(problem), SparseKKT)
+        quadratic, system = isinstance(problem.objective, Quadratic), choose(problem)
+        sparse = isinstance(system, SparseKKT)
         missing = missing_curvature(problem, init, sparse) if quadratic else jnp.zeros((), init.dtype)
-        scaled, scales = equilibrated(with_curvature(problem, missing, sparse), init, sparse=sparse)
+        convex = with_curvature(problem, missing, sparse)
+        scaled, scales = equilibrated(convex, init, structured=system.keeps_structure)
         shape = problem.equality.target.shape
 
         def proves(nu: jax.Array, rays: jax.Array) -> tuple[jax.Array, jax.Array]:
