@@ -9,15 +9,14 @@ The first input of the plan is applied, and the rest planned again from where th
 `S` of the discrete Riccati equation, `u_0 = -K x_0`: the linear quadratic regulator.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.sparse import BCOO
 
-from kkt_solvers import Affine, Box, Dual, Problem, Quadratic, Solution, solve
+from kkt_solvers import Affine, BlockBidiagonal, BlockDiagonal, Box, Problem, Quadratic, Solution, solve
 from kkt_solvers.numerics import lapack
 from kkt_solvers.numerics.arrays import float_dtype, floating, full_precision
 from kkt_solvers.numerics.pytree import pytree
@@ -91,7 +90,7 @@ class Regulator:
 
 @full_precision
 def PredictiveControl(regulator: Regulator, state: Any) -> Problem:
-    """The plan from a state as a `Problem` in `y = (u_0, .., u_{N-1}, x_1, .., x_N)`, sparse.
+    """The plan from a state as a `Problem` in `y = (u_0, x_1, u_1, x_2, .., u_{N-1}, x_N)`, by stages.
 
     Arguments:
         regulator: a `Regulator` of n states.
@@ -101,7 +100,7 @@ def PredictiveControl(regulator: Regulator, state: Any) -> Problem:
     >>> from kkt_solvers.problems import PredictiveControl, Regulator
     >>> regulator = Regulator([[1.0]], [[1.0]], [[1.0]], [[1.0]], 2, inputs=kkt.Box(-1.0, 1.0))
     >>> kkt.solve(PredictiveControl(regulator, [3.0])).primal.tolist()
-    [-1.0, -1.0, 2.0, 1.0]
+    [-1.0, 2.0, -1.0, 1.0]
     """
     state = floating(state, "state")
     (n, m), N = regulator.B.shape, regulator.horizon
@@ -109,39 +108,21 @@ def PredictiveControl(regulator: Regulator, state: Any) -> Problem:
         raise ValueError(f"state must have shape ({n},), got {state.shape}; predictive_control takes batches")
     dtype = float_dtype(regulator, state)
     A, B, Q, R, S = (M.astype(dtype) for M in (regulator.A, regulator.B, regulator.Q, regulator.R, regulator.terminal))
-    # Rows t of the dynamics: x_{t+1} - A x_t - B u_t = 0, with x_0 on the right-hand side.
-    rows, inputs, states = n * np.arange(N), m * np.arange(N), N * m + n * np.arange(N)
-    dynamics = _blocks(
-        (N * n, N * (m + n)),
-        (jnp.broadcast_to(-B, (N, n, m)), rows, inputs),
-        (jnp.broadcast_to(jnp.eye(n, dtype=dtype), (N, n, n)), rows, states),
-        (jnp.broadcast_to(-A, (N - 1, n, n)), rows[1:], states[:-1]),
-    )
-    cost = _blocks(
-        (N * (m + n), N * (m + n)),
-        (jnp.broadcast_to(R, (N, m, m)), inputs, inputs),
-        (jnp.broadcast_to(Q, (N, n, n)).at[-1].set(S), states, states),
-    )
+    # Rows t of the dynamics, for the variables (u_t, x_{t+1}): -B u_t + x_{t+1} - A x_t = 0, with x_0 on the right.
+    now = jnp.concatenate([-B, jnp.eye(n, dtype=dtype)], axis=1)
+    before = jnp.concatenate([jnp.zeros_like(B), -A], axis=1)
+    dynamics = BlockBidiagonal(jnp.broadcast_to(now, (N, n, m + n)), jnp.broadcast_to(before, (N - 1, n, m + n)))
+    cost, last = (jax.scipy.linalg.block_diag(R, of_state) for of_state in (Q, S))
+    costs = BlockDiagonal(jnp.broadcast_to(cost, (N, m + n, m + n)).at[-1].set(last))
     start = jnp.zeros(N * n, dtype).at[:n].set(A @ state.astype(dtype))
 
     def bounds(of_inputs: jax.Array, of_states: jax.Array) -> jax.Array:
-        return jnp.concatenate([jnp.tile(of_inputs, N), jnp.tile(of_states, N)])
+        return jnp.tile(jnp.concatenate([of_inputs, of_states]), N)
 
     box = Box(
         bounds(regulator.inputs.lower, regulator.states.lower), bounds(regulator.inputs.upper, regulator.states.upper)
     )
-    return Problem(Quadratic(cost, jnp.zeros(N * (m + n), dtype)), Affine(dynamics, start), box)
-
-
-def _blocks(shape: tuple[int, int], *blocks: tuple[jax.Array, np.ndarray, np.ndarray]) -> BCOO:
-    """A sparse matrix of stacks of blocks and the row and column where each block begins."""
-    data, index = [], []
-    for stack, row, column in blocks:
-        i, j = np.indices(stack.shape[1:])
-        at = np.broadcast_arrays(row[:, None, None] + i, column[:, None, None] + j)
-        index.append(np.stack(at, axis=-1).reshape(-1, 2))
-        data.append(jnp.ravel(stack))
-    return BCOO((jnp.concatenate(data), jnp.asarray(np.concatenate(index))), shape=shape)
+    return Problem(Quadratic(costs, jnp.zeros(N * (m + n), dtype)), Affine(dynamics, start), box)
 
 
 class Plan(NamedTuple):
@@ -220,7 +201,7 @@ def receding_horizon(regulator: Regulator, state: Any, disturbance: Any) -> Clos
 def _closed_loop(regulator: Regulator, state: jax.Array, disturbance: jax.Array) -> ClosedLoop:
     def step(now: tuple[jax.Array, Solution], disturbance: jax.Array) -> Any:
         state, previous = now
-        solution = solve(PredictiveControl(regulator, state), _later(regulator, previous))
+        solution = solve(PredictiveControl(regulator, state), _later(previous, regulator.horizon))
         first = _plan(regulator, solution).inputs[0]
         following = regulator.A @ state + regulator.B @ first + disturbance
         return (following, solution), ClosedLoop(first, following, solution.iterations)
@@ -237,23 +218,16 @@ def _semidefinite(xp: Any, _: Any, cost: Any) -> Any:
 
 
 def _plan(regulator: Regulator, solution: Solution) -> Plan:
-    (n, m), N = regulator.B.shape, regulator.horizon
-    y = _checks.solved(solution)
-    return Plan(y[: N * m].reshape(N, m), y[N * m :].reshape(N, n))
+    m = regulator.B.shape[1]
+    y = _checks.solved(solution).reshape(regulator.horizon, -1)
+    return Plan(y[:, :m], y[:, m:])
 
 
-def _later(regulator: Regulator, solution: Solution) -> Solution:
-    """A plan one step later, its last step taken twice: a start for the next one."""
-    (n, m), N = regulator.B.shape, regulator.horizon
+def _later(solution: Solution, stages: int) -> Solution:
+    """A plan one stage later, its last stage taken twice: a start for the next one."""
 
-    def shifted(values: jax.Array, size: int) -> jax.Array:
+    def shifted(values: jax.Array) -> jax.Array:
+        size = values.size // stages
         return jnp.concatenate([values[size:], values[-size:]])
 
-    def both(y: jax.Array) -> jax.Array:
-        return jnp.concatenate([shifted(y[: N * m], m), shifted(y[N * m :], n)])
-
-    dual = solution.dual
-    start = Dual(shifted(dual.equality, n), both(dual.lower), both(dual.upper))
-    return Solution(
-        both(solution.primal), start, solution.objective, solution.status, solution.residuals, solution.iterations
-    )
+    return replace(solution, primal=shifted(solution.primal), dual=jax.tree.map(shifted, solution.dual))

@@ -1,4 +1,4 @@
-"""The KKT matrix of a problem in stages: `H + diag(D)` is block diagonal, and its Schur complement block tridiagonal."""
+"""The KKT matrix of a problem in stages: `H + diag(D)` is block diagonal, its Schur complement block tridiagonal."""
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +25,7 @@ def blocks_of(H: Matrix, A: BlockBidiagonal) -> jax.Array:
     return H.diagonal_entries().reshape(N, n, 1) * jnp.eye(n, dtype=A.diagonal.dtype)
 
 
-def inverse_by_stages(
-    H: jax.Array, A: BlockBidiagonal, delta: jax.Array, jitter: float
-) -> tuple[Product, jax.Array]:
+def inverse_by_stages(H: jax.Array, A: BlockBidiagonal, delta: jax.Array, jitter: float) -> tuple[Product, jax.Array]:
     """The inverse of `[[H, A'], [A, -diag(delta)]]` with `H` the blocks of a block diagonal matrix; and what brings the
     diagonal of the Schur complement to one. `jitter` is added to that diagonal, against rounding."""
     N, p, n = A.stages
