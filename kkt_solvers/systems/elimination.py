@@ -129,8 +129,8 @@ def solver(K: KKTMatrix, *, held: jax.Array | bool = False, corrections: int = 1
         x = inverse(b)
         for _ in range(corrections):
             x = x + inverse(b - product(x) - where(exact, 0.0, added) * x)
-        # That is enough unless K is nearly singular.
-        rough = exact & ~(largest(b - product(x)) <= 16 * eps * largest(b))
+        # That is enough unless K is nearly singular: what is left is the rounding of the terms, some as large as x.
+        rough = exact & ~(largest(b - product(x)) <= 16 * eps * largest(b, x))
         ones = jnp.ones_like(weights)
         return when_any(rough, lambda: refined(inverse, product, where(rough, b, 0.0), ones, 4 * eps), x)
 
