@@ -84,6 +84,8 @@ def _matrix(value: Any) -> Any:
     if isinstance(value, BCOO):
         entries, (rows, columns) = np.asarray(value.data, np.float64), np.asarray(value.indices).T
         return sp.coo_array((entries, (rows, columns)), shape=value.shape).tocsr()
+    if isinstance(value, (kkt.BlockDiagonal, kkt.BlockBidiagonal)):
+        value = value.dense()
     return np.asarray(value, np.float64)
 
 
@@ -116,7 +118,7 @@ def _objective(objective, y, flat, unravel, args) -> Any:
         P, q = objective.P, np.asarray(objective.q, np.float64)
         if isinstance(P, kkt.LowRank):
             P = P.diagonal, P.factor
-        elif P is not None and not isinstance(P, (jax.Array, BCOO)):  # a function
+        elif P is not None and not isinstance(P, (jax.Array, BCOO, kkt.BlockDiagonal)):  # a function
             if flat.size**2 > _LARGEST:
                 return None
             P = np.asarray(jax.vmap(lambda v: P @ v)(jnp.eye(flat.size)))
