@@ -12,10 +12,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.experimental.sparse import BCOO
 
-from kkt_solvers import Affine, Box, LowRank, Problem, Quadratic, Sum, solve
+from kkt_solvers import Affine, BlockBidiagonal, Box, LowRank, Problem, Quadratic, Sum, solve
 from kkt_solvers.numerics.arrays import cast, float_dtype, floating, full_precision
 from kkt_solvers.problems import _checks
 
@@ -125,8 +123,8 @@ def logistic_regression(
 
 
 def IsotonicRegression(y: Any, weights: Any = None, lower: Any = -jnp.inf, upper: Any = jnp.inf) -> Problem:
-    """Isotonic regression as a `Problem` in `(b, steps)`, a vector of `2 n - 1` entries with `steps_i = b_(i+1) - b_i`
-    nonnegative.
+    """Isotonic regression as a `Problem` in `(b_1, step_1, b_2, step_2, ..)`, by stages, with `step_i = b_(i+1) - b_i`
+    nonnegative; `step_n` is zero.
 
     Arguments:
         y: shape `(n,)`.
@@ -136,8 +134,8 @@ def IsotonicRegression(y: Any, weights: Any = None, lower: Any = -jnp.inf, upper
     Raises `ValueError` for shapes that do not fit, weights that are not positive and unsorted bounds.
 
     >>> from kkt_solvers.problems import IsotonicRegression
-    >>> IsotonicRegression([2.0, 1.0, 3.0]).equality.A.todense().tolist()
-    [[-1.0, 1.0, 0.0, -1.0, 0.0], [0.0, -1.0, 1.0, 0.0, -1.0]]
+    >>> IsotonicRegression([2.0, 1.0]).equality.A.dense().tolist()
+    [[0.0, 0.0, 0.0, 0.0], [-1.0, -1.0, 1.0, 0.0]]
     """
     y = _checks.vector(y, "y", "observations, in order")
     n = y.size
@@ -146,14 +144,15 @@ def IsotonicRegression(y: Any, weights: Any = None, lower: Any = -jnp.inf, upper
     y, weights, lower, upper = _broadcast(n, y, weights, lower, upper)
     weights = _checks.where_valid(weights, "weights must be positive", lambda xp, weights: weights > 0)
     lower = _checks.in_order(lower, upper)
-    zero, i = jnp.zeros(n - 1, y.dtype), np.arange(n - 1)
-    entries = np.concatenate([-np.ones(n - 1), np.ones(n - 1), -np.ones(n - 1)])
-    places = np.concatenate([np.stack([i, i], 1), np.stack([i, i + 1], 1), np.stack([i, n + i], 1)])
-    A = BCOO((jnp.asarray(entries, y.dtype), jnp.asarray(places)), shape=(n - 1, 2 * n - 1))
-    box = Box(jnp.concatenate([lower, zero]), jnp.concatenate([upper, zero + jnp.inf]))
-    return Problem(
-        Quadratic(jnp.concatenate([weights, zero]), jnp.concatenate([-weights * y, zero])), Affine(A, zero), box
-    )
+    # Row i + 1: b_(i+1) - b_i - step_i = 0. Row 0 is empty.
+    now = jnp.zeros((n, 1, 2), y.dtype).at[1:, 0, 0].set(1)
+    A, zero = BlockBidiagonal(now, jnp.full((n - 1, 1, 2), -1, y.dtype)), jnp.zeros_like(y)
+
+    def in_turn(of_b: jax.Array, of_steps: jax.Array) -> jax.Array:
+        return jnp.ravel(jnp.stack([of_b, of_steps], axis=1))
+
+    box = Box(in_turn(lower, zero), in_turn(upper, jnp.append(zero[1:] + jnp.inf, zero[:1])))
+    return Problem(Quadratic(in_turn(weights, zero), in_turn(-weights * y, zero)), Affine(A, zero), box)
 
 
 def isotonic_regression(y: Any, weights: Any = None, lower: Any = -jnp.inf, upper: Any = jnp.inf) -> jax.Array:
@@ -168,7 +167,7 @@ def isotonic_regression(y: Any, weights: Any = None, lower: Any = -jnp.inf, uppe
     Source: [barlow1972].
     """
     y = _checks.vector(y, "y", "observations, in order")
-    return _checks.solved(solve(IsotonicRegression(y, weights, lower, upper)))[: y.size]
+    return _checks.solved(solve(IsotonicRegression(y, weights, lower, upper)))[::2]
 
 
 def QuantileRegression(X: Any, y: Any, quantile: Any = 0.5, lower: Any = -jnp.inf, upper: Any = jnp.inf) -> Problem:

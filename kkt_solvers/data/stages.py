@@ -17,12 +17,12 @@ from kkt_solvers.numerics.pytree import pytree
 
 def block_product(blocks: jax.Array, v: jax.Array) -> jax.Array:
     """`M_t v_t` for all stages t."""
-    return jnp.sum(blocks * v[:, None, :], axis=2)
+    return jnp.einsum("tij,tj->ti", blocks, v)
 
 
 def block_adjoint(blocks: jax.Array, v: jax.Array) -> jax.Array:
     """`M_t'v_t` for all stages t."""
-    return jnp.sum(blocks * v[:, :, None], axis=1)
+    return jnp.einsum("tij,ti->tj", blocks, v)
 
 
 class _Blocks(Matrix):

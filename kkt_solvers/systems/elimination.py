@@ -41,7 +41,7 @@ from kkt_solvers.numerics.batches import SMALL, when_any
 from kkt_solvers.systems import sparse
 from kkt_solvers.systems.cholesky import cholesky, coupling, definite
 from kkt_solvers.systems.refinement import refined
-from kkt_solvers.systems.stages import blocks_of, in_stages, inverse_by_stages
+from kkt_solvers.systems.stages import in_stages, inverse_by_stages, inverse_roots
 
 
 def regularisation(dtype: Any) -> float:
@@ -160,10 +160,8 @@ def _stages_inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Product, jax.
     pivots, D = K.H.diagonal_entries() * K.curved + D, D + regularisation(D.dtype) * K.curved
     A = K.A.scaled(jnp.ones((), D.dtype), K.free)
     assert isinstance(A, BlockBidiagonal)
-    (N, _, n), curved = A.stages, A.by_stages(K.curved)
-    H = curved[:, :, None] * blocks_of(K.H, A) * curved[:, None, :]
-    H = H + D.reshape(N, n, 1) * jnp.eye(n, dtype=D.dtype)
-    inverse, e = inverse_by_stages(H, A, delta, 16 * float(jnp.finfo(D.dtype).eps))
+    U = inverse_roots(K.H, A, K.curved, D)
+    inverse, e = inverse_by_stages(U, A, delta, 16 * float(jnp.finfo(D.dtype).eps))
     return inverse, _added(K, D, delta), jnp.concatenate([jax.lax.rsqrt(pivots), e])
 
 

@@ -18,18 +18,21 @@ def in_stages(H: Matrix, A: Matrix) -> bool:
     return isinstance(H, (Zero, Diagonal)) or (isinstance(H, BlockDiagonal) and H.stages == (N, n, n))
 
 
-def blocks_of(H: Matrix, A: BlockBidiagonal) -> jax.Array:
-    if isinstance(H, BlockDiagonal):
-        return H.blocks
+def inverse_roots(H: Matrix, A: BlockBidiagonal, curved: jax.Array, D: jax.Array) -> jax.Array:
+    """`U_t` with `U_t U_t'` the inverse of a block of `diag(curved) H diag(curved) + diag(D)`."""
     N, _, n = A.stages
-    return H.diagonal_entries().reshape(N, n, 1) * jnp.eye(n, dtype=A.diagonal.dtype)
+    eye, of_blocks = jnp.eye(n, dtype=D.dtype), (N, n, 1)
+    if not isinstance(H, BlockDiagonal):
+        return jax.lax.rsqrt(curved * H.diagonal_entries() + D).reshape(of_blocks) * eye
+    curved = curved.reshape(N, n)
+    blocks = curved[:, :, None] * H.blocks * curved[:, None, :] + D.reshape(of_blocks) * eye
+    return jax.vmap(lapack.inverse_root)(blocks)
 
 
-def inverse_by_stages(H: jax.Array, A: BlockBidiagonal, delta: jax.Array, jitter: float) -> tuple[Product, jax.Array]:
-    """The inverse of `[[H, A'], [A, -diag(delta)]]` with `H` the blocks of a block diagonal matrix; and what brings the
+def inverse_by_stages(U: jax.Array, A: BlockBidiagonal, delta: jax.Array, jitter: float) -> tuple[Product, jax.Array]:
+    """The inverse of `[[H, A'], [A, -diag(delta)]]` with `H^{-1} = U U'` for the blocks `U`; and what brings the
     diagonal of the Schur complement to one. `jitter` is added to that diagonal, against rounding."""
     N, p, n = A.stages
-    U = jax.vmap(lapack.inverse_root)(H)  # H^{-1} = U U'
     V, Z = A.diagonal @ U, A.below @ U[:-1]
     S, C = V @ V.mT, Z @ V[:-1].mT
     S = S.at[1:].add(Z @ Z.mT) + delta.reshape(N, p, 1) * jnp.eye(p, dtype=S.dtype)
