@@ -20,9 +20,10 @@ class Quadratic:
     """A quadratic objective, `f(y) = y'Py/2 + q'y`.
 
     Arguments:
-        P: positive semidefinite, shape `(n, n)` (an array, a scipy.sparse matrix, a `BCOO` or a `LowRank`), or
-            `(n,)` for a diagonal matrix, or `None` for a linear program. Only its symmetric part matters. Or the
-            linear function `v -> P v` of a symmetric one, whose matrix is formed only up to 3e7 entries.
+        P: positive semidefinite, shape `(n, n)` (an array, a scipy.sparse matrix, a `BCOO`, a `LowRank` or a
+            `BlockDiagonal`), or `(n,)` for a diagonal matrix, or `None` for a linear program. Only its symmetric part
+            matters. Or the linear function `v -> P v` of a symmetric one, whose matrix is formed only up to 3e7
+            entries.
         q: shape `(n,)`.
 
     Raises `TypeError` where an entry is not a real number; shapes are checked when the problem is solved.

@@ -36,7 +36,8 @@ class InteriorPoint(Solver):
 
     Every iteration factorises `H + D` and the Schur complement `A (H + D)^{-1} A'` by Cholesky's method. Both are
     regularised as in a proximal point method, so that dependent rows and flat objectives do no harm. A diagonal or
-    low-rank `H` costs only the Schur complement; a dense one costs as many rows as have off-diagonal entries.
+    low-rank `H` costs only the Schur complement, and a problem in stages only its blocks; a dense `H` costs as many
+    rows as have off-diagonal entries.
 
     Once the residual is below 1e-1 the system of the active set is solved, the active set is corrected if a few
     coordinates are wrong, and the result is kept if it is better. This saves the last iterations, and multipliers of
