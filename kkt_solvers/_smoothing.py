@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from kkt_solvers._derivative import attach
 from kkt_solvers.conditions.multipliers import Point, reduced_gradient
-from kkt_solvers.data.objectives import Objective, Quadratic, Smooth
+from kkt_solvers.data.objectives import Objective, Quadratic, Smooth, as_it_is
 from kkt_solvers.data.problem import Box, FlatProblem
 from kkt_solvers.numerics.arrays import diagonal_matrix, in_place_of, largest, where
 from kkt_solvers.numerics.batches import one_by_one
@@ -32,14 +32,16 @@ def relaxed(problem: FlatProblem, mu: jax.Array) -> FlatProblem:
     box = problem.box
     fixed = box.lower == box.upper
     lower, upper = where(fixed, box.lower, -jnp.inf), where(fixed, box.upper, jnp.inf)
-    return replace(problem, objective=Smooth(_with_barrier, (problem.objective, box, mu), _same), box=Box(lower, upper))
+    return replace(
+        problem, objective=Smooth(_with_barrier, (problem.objective, box, mu), as_it_is), box=Box(lower, upper)
+    )
 
 
 def attach_relaxed(linear: KKTSystem | None, problem: FlatProblem, point: Point, mu: jax.Array) -> Point:
     """`point`, with the derivative of the solution of `relaxed(problem, mu)`, and of its multipliers `mu / (y - l)` and
     `mu / (u - y)`."""
     near = _relaxed_point(*jax.lax.stop_gradient((problem, point, mu)))
-    near = attach(linear, relaxed(problem, mu), jax.lax.stop_gradient(near))
+    near = attach(linear, relaxed(problem, mu), near)
     has, distances = _distances(problem.box, near.primal)
     lower, upper = where(has, mu / distances, jnp.stack([near.lower, near.upper]))
     return jax.tree.map(in_place_of, Point(near.primal, near.equality, lower, upper, near.live), point)
@@ -101,7 +103,3 @@ def _distances(box: Box, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Whether there is a bound that a coordinate can leave, and how far away it is; one where there is none."""
     has = jnp.isfinite(jnp.stack([box.lower, box.upper])) & (box.lower != box.upper)
     return has, where(has, jnp.stack([y - box.lower, box.upper - y]), 1.0)
-
-
-def _same(v: jax.Array) -> jax.Array:
-    return v

@@ -118,6 +118,11 @@ class Smooth:
         return jax.grad(self.__call__)(y)
 
 
+def as_it_is(y: jax.Array) -> jax.Array:
+    """The `unravel` of a `Smooth` whose function takes the flat vector."""
+    return y
+
+
 # Solvers and the derivative use `__call__` and `gradient`, on flat vectors.
 Objective = Quadratic | Separable | Smooth
 

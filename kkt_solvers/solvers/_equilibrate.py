@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from kkt_solvers.conditions.residuals import gradient_and_terms
 from kkt_solvers.data.matrices import Sparse, Zero
-from kkt_solvers.data.objectives import Quadratic, Smooth
+from kkt_solvers.data.objectives import Quadratic, Smooth, as_it_is
 from kkt_solvers.data.problem import Affine, Box, FlatProblem
 from kkt_solvers.data.sizes import unit_of_data
 from kkt_solvers.data.stages import BlockDiagonal
@@ -75,14 +75,10 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, structured: bool) -> 
         # By the curvature, if there is any: a slope that is the same for all may be of any size.
         size = unit * where(bend > float(jnp.finfo(init.dtype).eps) ** 0.5 * slope, bend, slope)
         c = jnp.exp2(-jnp.round(jnp.log2(where((size > 0) & jnp.isfinite(size), size, 1.0))))
-        scaled = Smooth(_scaled_function, (c, unit, objective), _same)
+        scaled = Smooth(_scaled_function, (c, unit, objective), as_it_is)
     box = Box(problem.box.lower / d, problem.box.upper / d)
     return FlatProblem(scaled, Affine(A.scaled(e, d), e * target), box), Scales(d, e, c)
 
 
 def _scaled_function(v: jax.Array, c: jax.Array, unit: jax.Array, objective: Smooth) -> jax.Array:
     return c * objective(unit * v)
-
-
-def _same(v: jax.Array) -> jax.Array:
-    return v

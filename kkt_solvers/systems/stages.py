@@ -43,8 +43,7 @@ def inverse_by_stages(U: jax.Array, A: BlockBidiagonal, delta: jax.Array, jitter
 
     def inverse(b: jax.Array) -> jax.Array:
         w = jnp.ravel(block_adjoint(U, b[: N * n].reshape(N, n)))
-        dnu = e * of_schur(e * (whitened.product(w) - b[N * n :]).reshape(N, p))
-        dnu = jnp.ravel(dnu)
+        dnu = jnp.ravel(e * of_schur(e * (whitened.product(w) - b[N * n :]).reshape(N, p)))
         return jnp.concatenate([jnp.ravel(block_product(U, (w - whitened.adjoint(dnu)).reshape(N, n))), dnu])
 
     return inverse, jnp.ravel(e)
