@@ -4,6 +4,7 @@ from kkt_solvers import linear, plot, projections, solvers
 from kkt_solvers._degeneracy import Degeneracy, degeneracy
 from kkt_solvers._qp import solve_qp
 from kkt_solvers._solve import differentiable, solve
+from kkt_solvers.data.marginals import Marginals
 from kkt_solvers.data.matrices import LowRank
 from kkt_solvers.data.objectives import Quadratic, Separable
 from kkt_solvers.data.problem import Affine, Box, Problem, Sum
@@ -34,6 +35,7 @@ __all__ = [
     "InteriorPoint",
     "Jaxopt",
     "LowRank",
+    "Marginals",
     "MirrorDescent",
     "PrimalDual",
     "Problem",

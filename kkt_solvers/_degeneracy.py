@@ -19,7 +19,7 @@ from kkt_solvers.data.solution import Solution
 from kkt_solvers.numerics import lapack
 from kkt_solvers.numerics.arrays import full_precision, is_precise
 from kkt_solvers.numerics.pytree import pytree
-from kkt_solvers.systems.elimination import KKTMatrix, hessian, schur, unit_rows
+from kkt_solvers.systems.elimination import KKTMatrix, hessian, unit_rows
 
 
 @pytree()
@@ -73,7 +73,8 @@ def _system(flat: FlatProblem, point: Point) -> jax.Array:
     if isinstance(flat.objective, Separable):
         z = -adjoint(flat, point.equality)
         slope = slope_of_minimiser(flat.objective, z, flat.box.lower, flat.box.upper)
-        return schur(flat.rows.dense(), slope)
+        rows = flat.rows.dense()
+        return (rows * slope) @ rows.T
     lower, upper = active_bounds(flat, point)
     free = (~(lower | upper)).astype(point.primal.dtype)
     return KKTMatrix(hessian(flat, point.primal), flat.rows, 1 - free, free).dense()

@@ -31,8 +31,8 @@ from kkt_solvers.data.entropy import is_logistic, sigmoid
 from kkt_solvers.data.objectives import Separable, hessian_product
 from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.numerics.arrays import block_sum, full_precision, largest, where
-from kkt_solvers.systems.elimination import schur, solve_semidefinite
 from kkt_solvers.systems.kkt import KKTSystem, choose
+from kkt_solvers.systems.normal import normal, solve_semidefinite
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -77,8 +77,7 @@ def _separable_rule(problem: FlatProblem, objective: Separable, point: Point, d_
     slope = slope_of_minimiser(objective, -adjoint(problem, nu), lower, upper)
     _, d_residual = jax.jvp(lambda p: _equality_residual(p, y), (problem,), (d_problem,))
     right = problem.equality.product(t) + d_residual
-    pivot = schur(problem.rows.dense(), slope)
-    d_nu = solve_semidefinite(pivot, jnp.ravel(right)).reshape(right.shape)
+    d_nu = solve_semidefinite(normal(problem.rows, slope), jnp.ravel(right)).reshape(right.shape)
     _, d_bounds = jax.jvp(lambda p, nu: bound_multipliers(p, y, nu), (problem, nu), (d_problem, d_nu))
     return t - slope * problem.equality.adjoint(d_nu), d_nu, *d_bounds
 

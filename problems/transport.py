@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kkt_solvers import Affine, Box, Problem, Separable, solve
+from kkt_solvers import Affine, Box, Marginals, Problem, Separable, solve
 from kkt_solvers.data.entropy import relative_entropy
 from kkt_solvers.numerics.arrays import cast, float_dtype, floating
 from kkt_solvers.problems import _checks
@@ -53,11 +53,8 @@ def OptimalTransport(cost: Any, source: Any, target: Any, epsilon: Any) -> Probl
     total, other = jnp.sum(source), jnp.sum(target)
     target = target * (total / jnp.where(other > 0, other, 1.0))
     reference = jnp.outer(source, target / jnp.where(total > 0, total, 1.0))
-    a, b = cost.shape
-    sums = np.concatenate([np.repeat(np.eye(a), b, axis=1), np.tile(np.eye(b), a)])
     objective = Separable(_entropic_cost, (cost, reference, epsilon), _gibbs)
-    A = jax.lax.optimization_barrier(jnp.asarray(sums, dtype))  # else XLA multiplies this constant while it compiles
-    return Problem(objective, Affine(A, jnp.concatenate([source, target])), Box(0.0))
+    return Problem(objective, Affine(Marginals(*cost.shape), jnp.concatenate([source, target])), Box(0.0))
 
 
 class Transport(NamedTuple):

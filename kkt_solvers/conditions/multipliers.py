@@ -22,7 +22,7 @@ from kkt_solvers.data.problem import Affine, FlatProblem
 from kkt_solvers.data.sizes import natural_sizes
 from kkt_solvers.data.solution import Dual
 from kkt_solvers.numerics.arrays import largest, relative, where
-from kkt_solvers.systems.elimination import solve_semidefinite
+from kkt_solvers.systems.normal import normal, solve_semidefinite
 
 
 class Point(NamedTuple):
@@ -122,8 +122,8 @@ def recover_equality(problem: FlatProblem, y: jax.Array) -> Any:
     # If no coordinate is free, the multiplier is not unique; take the least-squares one over all coordinates.
     weight = where(jnp.any(weight > 0), weight, usable.astype(y.dtype))
     gradient = where(usable, gradient, 0.0)
-    rows = problem.rows.dense()
-    nu = solve_semidefinite((rows * weight) @ rows.T, -(rows * weight) @ gradient)
+    A = problem.rows
+    nu = solve_semidefinite(normal(A, weight), -A.product(weight * gradient))
     return nu.reshape(problem.equality.target.shape)
 
 

@@ -9,15 +9,16 @@ import jax.numpy as jnp
 from kkt_solvers.conditions.certificates import certificate_of_infeasibility
 from kkt_solvers.conditions.elementwise import minimise_elementwise, slope_of_minimiser
 from kkt_solvers.conditions.residuals import default_tolerance
+from kkt_solvers.data.matrix import Matrix
 from kkt_solvers.data.objectives import Separable
 from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.data.sizes import middle_of_box
 from kkt_solvers.data.solution import Dual, Status
-from kkt_solvers.numerics import lapack
-from kkt_solvers.numerics.arrays import diagonal_of, largest, relative, tree_where
+from kkt_solvers.numerics.arrays import largest, relative, tree_where
+from kkt_solvers.numerics.batches import when_any
 from kkt_solvers.numerics.progress import report
 from kkt_solvers.solvers._base import Solver, separable
-from kkt_solvers.systems.elimination import schur, solve_semidefinite
+from kkt_solvers.systems.normal import Normal, normal, solve_semidefinite
 
 _TRIES = 60  # of one line search
 _DAMPING = 1e-2  # of the first iteration, relative to the gradient
@@ -62,9 +63,9 @@ class DualNewton(Solver):
 
 class _Point(NamedTuple):
     s: jax.Array  # -nu, of rows scaled to a unit
-    z: jax.Array
     y: jax.Array
     slope: jax.Array  # of the negative dual: A y - b, scaled
+    terms: jax.Array  # |A| |y|, scaled
     capped: jax.Array  # whether a y without bound is at its cap
 
 
@@ -93,36 +94,38 @@ def dual_newton(
         return y, equality.target, jnp.zeros((), jnp.int32), jnp.asarray(Status.SOLVED)
     size = problem.equality.row_sizes()
     scale = 2.0 ** -jnp.round(jnp.log2(jnp.where(size > 0, size, 1.0)))  # exact
-    A = problem.rows.dense() * scale[:, None]
-    sizes, target = jnp.abs(A), scale * jnp.ravel(equality.target)
+    A = problem.rows.scaled(scale, jnp.ones((), dtype))
+    sizes, target = A.absolute(), scale * jnp.ravel(equality.target)
     rounding = 4 * eps
 
     def at(s: jax.Array, cap: jax.Array) -> _Point:
-        z = s @ A
-        y = _minimiser(objective, z, *_capped(problem, cap))
-        slope = A @ y - target
+        y = _minimiser(objective, A.adjoint(s), *_capped(problem, cap))
         unbounded = ~jnp.isfinite(jnp.where(y > 0, upper, lower))
-        return _Point(s, z, y, slope, jnp.any(unbounded & (jnp.abs(y) >= cap)))
+        capped = jnp.any(unbounded & (jnp.abs(y) >= cap))
+        return _Point(s, y, A.product(y) - target, sizes.product(jnp.abs(y)), capped)
 
     def residual(point: _Point) -> jax.Array:
         """The largest residual of a row, relative to its own terms, or to a small part of those of all rows."""
-        terms = sizes @ jnp.abs(point.y) + jnp.abs(target)
+        terms = point.terms + jnp.abs(target)
         off = relative(jnp.abs(point.slope), jnp.maximum(terms, eps**0.5 * jnp.max(terms)))
         good = jnp.all(jnp.isfinite(point.slope)) & ~point.capped
         return jnp.where(good, jnp.max(off), jnp.inf)
 
     def absolute(point: _Point) -> jax.Array:
-        rest, terms = point.slope / scale, (sizes @ jnp.abs(point.y)) / scale
-        return relative(largest(rest), largest(terms, target / scale))
+        return relative(largest(point.slope / scale), largest(point.terms / scale, target / scale))
 
     def proof(nu: jax.Array) -> tuple[jax.Array, jax.Array]:
         nu = nu / jnp.maximum(largest(nu), jnp.finfo(dtype).tiny)
         return certificate_of_infeasibility(problem, nu.reshape(equality.target.shape)), nu
 
+    def proved(candidates: jax.Array) -> tuple[jax.Array, jax.Array]:
+        proofs, nus = jax.vmap(proof)(candidates)
+        return jnp.any(proofs), nus[jnp.argmax(proofs)]
+
     def step(state: _State) -> _State:
         now = state.now
-        D = slope_of_minimiser(objective, now.z, *_capped(problem, state.cap))
-        H = schur(A, jnp.where(jnp.isfinite(D), jnp.maximum(D, 0), 0))
+        D = slope_of_minimiser(objective, A.adjoint(now.s), *_capped(problem, state.cap))
+        H = normal(A, jnp.where(jnp.isfinite(D), jnp.maximum(D, 0), 0))
         level = largest(now.slope)
         d = -_solve(H, state.damping * level, now.slope)
         fall = -jnp.vdot(now.slope, d)
@@ -137,9 +140,7 @@ def dual_newton(
         new = residual(following)
         better, halved = new < state.smallest, (new <= 0.5 * state.mark) & jnp.isfinite(new)
         candidates = -scale * jnp.stack([following.s, d, -following.slope])
-        proofs, nus = jax.vmap(proof)(candidates)
-        ray = jnp.where(jnp.any(proofs) & ~state.infeasible, nus[jnp.argmax(proofs)], state.ray)
-        infeasible = state.infeasible | jnp.any(proofs)
+        infeasible, ray = when_any(~halved, lambda: proved(candidates), (jnp.zeros((), bool), state.ray))
         report(state.iterations + 1, objective(following.y), absolute(following))
         return _State(
             following,
@@ -209,15 +210,11 @@ def _minimiser(objective: Separable, z: jax.Array, lower: jax.Array, upper: jax.
     return jnp.where(too_low, upper, jnp.where(too_high, lower, y))
 
 
-def _solve(H: jax.Array, shift: jax.Array, r: jax.Array) -> jax.Array:
+def _solve(H: Normal, shift: jax.Array, r: jax.Array) -> jax.Array:
     """`(H + shift I)^{-1} r` with H scaled to a unit diagonal and shifted by rounding."""
-    eps, tiny = jnp.finfo(H.dtype).eps, jnp.finfo(H.dtype).tiny
-    diagonal = diagonal_of(H) + shift
-    e = jax.lax.rsqrt(jnp.maximum(diagonal, tiny))
-    relative = 8 * len(H) * eps
-    K = (H + shift * jnp.eye(len(H), dtype=H.dtype)) * e[:, None] * e
-    factor = lapack.cholesky(K + relative * jnp.eye(len(H), dtype=H.dtype))
-    return e * lapack.cho_solve(factor, e * r)
+    eps, tiny = jnp.finfo(r.dtype).eps, jnp.finfo(r.dtype).tiny
+    e = jax.lax.rsqrt(jnp.maximum(H.diagonal + shift, tiny))
+    return e * H.factor(e, shift * e * e + 8 * r.size * eps).solve(e * r)
 
 
 class _Line(NamedTuple):
@@ -268,13 +265,14 @@ def _search(at: Any, now: _Point, d: jax.Array, fall: jax.Array, enough: jax.Arr
 
 
 def _start(
-    objective: Separable, problem: FlatProblem, A: jax.Array, given: jax.Array | None, size: Any
+    objective: Separable, problem: FlatProblem, A: Matrix, given: jax.Array | None, size: Any
 ) -> tuple[jax.Array, jax.Array]:
     """The start of least `size`, and that size: zero, a `given` start, or, if the rows can move every z down, a point
     with `psi <= y` for a `y` in the box, where no exponential overflows."""
     y = middle_of_box(problem.box)
-    down = solve_semidefinite(schur(A, jnp.ones_like(y)), A @ jnp.ones_like(y))
-    w = down @ A
+    one = jnp.ones_like(y)
+    down = solve_semidefinite(normal(A, one), A.product(one))
+    w = A.adjoint(down)
     slope = objective.gradient(y)
     length = jnp.min(jnp.where(w > 0, slope / jnp.where(w > 0, w, 1.0), jnp.inf))
     possible = jnp.all(w > 0.1) & jnp.isfinite(length)

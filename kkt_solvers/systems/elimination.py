@@ -39,15 +39,9 @@ from kkt_solvers.numerics.arrays import (
 )
 from kkt_solvers.numerics.batches import SMALL, when_any
 from kkt_solvers.systems import sparse
-from kkt_solvers.systems.cholesky import cholesky, coupling, definite
+from kkt_solvers.systems.cholesky import cholesky, coupling, definite, regularisation
 from kkt_solvers.systems.refinement import refined
 from kkt_solvers.systems.stages import in_stages, inverse_by_stages, inverse_roots
-
-
-def regularisation(dtype: Any) -> float:
-    """The shift that keeps a semidefinite matrix of unit size positive definite in spite of rounding: 4e-10 in float64.
-    In float32 it is 3e-6, closer to rounding, because a shift of the same power of eps would slow refinement."""
-    return float(jnp.finfo(dtype).eps) ** (0.6 if is_precise(dtype) else 0.8)
 
 
 # ----------------------------------------------------------------------------------------------- Hessians
@@ -232,33 +226,3 @@ def unit_rows(K: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     D = jax.lax.fori_loop(0, 5, once, jnp.ones(len(K), K.dtype))
     return K * D[:, None] * D, D
-
-
-def solve_semidefinite(K: jax.Array, r: jax.Array) -> jax.Array:
-    """`K x = r` for a small symmetric positive semidefinite `K`; differentiable, any order."""
-    if len(K) == 0:
-        return r
-    if len(K) == 1:
-        # One equality: a scalar. If it is zero, no coordinate is free, and nothing moves.
-        pivot = K[0, 0]
-        return where(pivot > 0, r / where(pivot > 0, pivot, 1.0), 0.0)
-    inverse = semidefinite_inverse(jax.lax.stop_gradient(K))
-    return jax.lax.custom_linear_solve(lambda x: K @ x, r, lambda _, r: inverse(r), symmetric=True)
-
-
-def semidefinite_inverse(K: jax.Array) -> Product:
-    """`r -> x` with `K x = r`."""
-    e, eps = inverse_root(diagonal_of(K)), float(jnp.finfo(K.dtype).eps)
-    factor, _ = definite(K, e, jnp.full_like(e, 16 * eps), jnp.full_like(e, regularisation(K.dtype)))
-
-    def inverse(b: jax.Array) -> jax.Array:
-        return e * factor.unwhiten(factor.whiten(e * b))
-
-    return lambda r: refined(inverse, lambda x: K @ x, r, e, 4 * eps)
-
-
-def schur(rows: jax.Array, slope: jax.Array) -> jax.Array:
-    """`A diag(slope) A'`, the Schur complement of a diagonal Hessian: O(n m^2), O(n) for one row."""
-    if len(rows) == 1:
-        return block_sum(slope * rows[0] * rows[0])[None, None]
-    return (rows * slope) @ rows.T

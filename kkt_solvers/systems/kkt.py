@@ -12,7 +12,8 @@ from kkt_solvers.data.objectives import Quadratic, Separable, hessian_product, i
 from kkt_solvers.data.problem import FlatProblem, Operator
 from kkt_solvers.numerics import lapack
 from kkt_solvers.numerics.arrays import inverse_root, is_precise, largest, where
-from kkt_solvers.systems.elimination import KKTMatrix, hessian, schur, semidefinite_inverse, solver
+from kkt_solvers.systems.elimination import KKTMatrix, hessian, solver
+from kkt_solvers.systems.normal import normal, semidefinite_inverse
 from kkt_solvers.systems.refinement import refined
 from kkt_solvers.systems.stages import in_stages
 from kkt_solvers.systems.system import Factorised, KKTSystem, Pair, kkt_product
@@ -167,7 +168,7 @@ class MatrixFreeKKT(KKTSystem):
         """The inverse of `A diag(slope) A'`, by conjugate gradients if `A` is not to be formed."""
         equality = problem.equality
         if not isinstance(equality, Operator):
-            return semidefinite_inverse(schur(problem.rows.dense(), slope))
+            return semidefinite_inverse(normal(problem.rows, slope))
         shape, tol = equality.target.shape, 100 * float(jnp.finfo(slope.dtype).eps)
 
         def product(nu: jax.Array) -> jax.Array:

@@ -11,8 +11,8 @@ from kkt_solvers.data.objectives import Quadratic, Separable
 from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.data.stages import BlockDiagonal
 from kkt_solvers.numerics.arrays import diagonal_matrix, inverse_root, is_finite, largest, where
-from kkt_solvers.systems.cholesky import coupling, definite
-from kkt_solvers.systems.elimination import hessian, regularisation
+from kkt_solvers.systems.cholesky import coupling, definite, regularisation
+from kkt_solvers.systems.elimination import hessian
 
 
 def missing_curvature(problem: FlatProblem, y: jax.Array, sparse: bool) -> jax.Array:
