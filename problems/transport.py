@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kkt_solvers import Affine, Box, Marginals, Problem, Separable, solve
-from kkt_solvers.data.entropy import relative_entropy
+from kkt_solvers import Affine, Box, Marginals, Problem, solve
+from kkt_solvers.data.entropy import gibbs
 from kkt_solvers.numerics.arrays import cast, float_dtype, floating
 from kkt_solvers.problems import _checks
 
@@ -53,8 +53,9 @@ def OptimalTransport(cost: Any, source: Any, target: Any, epsilon: Any) -> Probl
     total, other = jnp.sum(source), jnp.sum(target)
     target = target * (total / jnp.where(other > 0, other, 1.0))
     reference = jnp.outer(source, target / jnp.where(total > 0, total, 1.0))
-    objective = Separable(_entropic_cost, (cost, reference, epsilon), _gibbs)
-    return Problem(objective, Affine(Marginals(*cost.shape), jnp.concatenate([source, target])), Box(0.0))
+    return Problem(
+        gibbs(cost, reference, epsilon), Affine(Marginals(*cost.shape), jnp.concatenate([source, target])), Box(0.0)
+    )
 
 
 class Transport(NamedTuple):
@@ -178,13 +179,3 @@ def _balanced(source: jax.Array, target: jax.Array, epsilon: jax.Array) -> tuple
     target = _checks.where_valid(target, message, balance, source)
     hint = "epsilon must be positive; a linear program solver gives the limit of zero"
     return source, target, _checks.where_valid(epsilon, hint, lambda xp, epsilon: epsilon > 0)
-
-
-def _entropic_cost(y: jax.Array, theta: Any) -> jax.Array:
-    cost, reference, epsilon = theta
-    return cost * y + epsilon * relative_entropy(y, reference)
-
-
-def _gibbs(z: jax.Array, theta: Any) -> jax.Array:
-    cost, reference, epsilon = theta
-    return jnp.where(reference > 0, reference * jnp.exp((z - cost) / epsilon), 0.0)

@@ -98,6 +98,25 @@ def _leave(z: jax.Array, x: jax.Array) -> jax.Array:
     return sigmoid(-z - x)
 
 
+def gibbs(cost: Any, reference: Any, epsilon: Any) -> Separable:
+    """`cost'y + epsilon KL(y | reference)` on nonnegative `y`; zero where `reference` is."""
+    return Separable(_entropic_cost, (cost, reference, epsilon), _boltzmann)
+
+
+def is_gibbs(objective: Separable) -> bool:
+    return objective.minimiser is _boltzmann
+
+
+def _entropic_cost(y: jax.Array, theta: Any) -> jax.Array:
+    cost, reference, epsilon = theta
+    return cost * y + epsilon * relative_entropy(y, reference)
+
+
+def _boltzmann(z: jax.Array, theta: Any) -> jax.Array:
+    cost, reference, epsilon = theta
+    return jnp.where(reference > 0, reference * jnp.exp((z - cost) / epsilon), 0.0)
+
+
 def entropy(z: jax.Array, lower: jax.Array, upper: jax.Array) -> Separable:
     """`sum_i h(y_i) - z_i y_i` for the box's `h`."""
     return Separable(_entropy, (z, lower, upper), _inverse_mirror, _complement)

@@ -91,12 +91,17 @@ class Marginals(Matrix):
     def largest(self, axis: int, weights: jax.Array | None = None) -> jax.Array:
         absolute, w = self.absolute(), self._ones(self.shape[axis]) if weights is None else weights
         if axis:
+            if weights is None and self.weights is None:  # a constant that XLA would fold entry by entry
+                return absolute._scaled(self._ones(self.shape[0]))
             w = self.by_rows(absolute._weighted(w))
             return absolute._scaled(jnp.concatenate([jnp.max(w, axis=1), jnp.max(w, axis=0)]))
         of_rows, of_columns = self.both(absolute._scaled(w))
         return absolute._weighted(jnp.ravel(jnp.maximum(of_rows, of_columns)))
 
     def sums(self, axis: int) -> jax.Array:
+        if axis and self.weights is None:
+            a, b = self.plan
+            return self.absolute()._scaled(self._ones(a + b) * np.repeat([b, a], [a, b]))
         ones = self._ones(self.shape[axis])
         return self.absolute().product(ones) if axis else self.absolute().adjoint(ones)
 
@@ -114,7 +119,7 @@ class Marginals(Matrix):
         return 2 * self.shape[1]
 
     def coordinates(self) -> tuple[jax.Array, jax.Array]:
-        (a, b), (m, n) = self.plan, self.shape
+        a, (m, n) = self.plan[0], self.shape
         i, j = (part.ravel() for part in np.indices(self.plan))
         row, column = np.concatenate([i, a + j]), np.tile(np.arange(n), 2)
         scale, weights = self._scaled(self._ones(m)), self._weighted(self._ones(n))

@@ -20,7 +20,10 @@ def sizes_of_data(problem: FlatProblem) -> tuple[jax.Array, jax.Array]:
     """The inverse of the nearest bound of each coordinate that is not zero, zero where there is none; and the least
     size of `y` that can meet each row of the equality, zero where `b = 0`."""
     box, target = problem.box, jnp.ravel(problem.equality.target)
-    terms = jnp.ravel(problem.equality.terms(jnp.ones_like(box.lower)))
+    if isinstance(problem.equality, Operator):
+        terms = jnp.ravel(problem.equality.terms(jnp.ones_like(box.lower)))
+    else:
+        terms = problem.rows.sums(1)
     rows = relative(where(terms > 0, jnp.abs(target), 0.0), terms)
     return jnp.maximum(_inverse(box.lower), _inverse(box.upper)), rows
 

@@ -1,5 +1,6 @@
 """Several equalities and a separable objective: a safeguarded Newton method on the concave dual."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,15 +10,18 @@ import jax.numpy as jnp
 from kkt_solvers.conditions.certificates import certificate_of_infeasibility
 from kkt_solvers.conditions.elementwise import minimise_elementwise, slope_of_minimiser
 from kkt_solvers.conditions.residuals import default_tolerance
+from kkt_solvers.data.entropy import is_gibbs
+from kkt_solvers.data.marginals import Marginals
 from kkt_solvers.data.matrix import Matrix
 from kkt_solvers.data.objectives import Separable
-from kkt_solvers.data.problem import FlatProblem
+from kkt_solvers.data.problem import Box, FlatProblem
 from kkt_solvers.data.sizes import middle_of_box
 from kkt_solvers.data.solution import Dual, Status
 from kkt_solvers.numerics.arrays import largest, relative, tree_where
 from kkt_solvers.numerics.batches import when_any
 from kkt_solvers.numerics.progress import report
 from kkt_solvers.solvers._base import Solver, separable
+from kkt_solvers.solvers._scaling import scaled_potentials
 from kkt_solvers.systems.normal import Normal, normal, solve_semidefinite
 
 _TRIES = 60  # of one line search
@@ -96,7 +100,7 @@ def dual_newton(
     scale = 2.0 ** -jnp.round(jnp.log2(jnp.where(size > 0, size, 1.0)))  # exact
     A = problem.rows.scaled(scale, jnp.ones((), dtype))
     sizes, target = A.absolute(), scale * jnp.ravel(equality.target)
-    rounding = 4 * eps
+    rounding = max(4.0, (A.stored() / A.shape[0]) ** 0.5) * eps  # of a sum over a row
 
     def at(s: jax.Array, cap: jax.Array) -> _Point:
         y = _minimiser(objective, A.adjoint(s), *_capped(problem, cap))
@@ -124,7 +128,7 @@ def dual_newton(
 
     def step(state: _State) -> _State:
         now = state.now
-        D = slope_of_minimiser(objective, A.adjoint(now.s), *_capped(problem, state.cap))
+        D = _slope(objective, A.adjoint(now.s), *_capped(problem, state.cap))
         H = normal(A, jnp.where(jnp.isfinite(D), jnp.maximum(D, 0), 0))
         level = largest(now.slope)
         d = -_solve(H, state.damping * level, now.slope)
@@ -170,26 +174,36 @@ def dual_newton(
 
     # If every start overflows, infinite bounds are replaced by a finite cap for a while.
     infinite, reach = jnp.asarray(jnp.inf, dtype), 1 + largest(target)
-    given = None if nu is None else -jnp.ravel(nu) / scale
-    s, steepest = _start(objective, problem, A, given, lambda s: _largest_or_infinite(at(s, infinite).slope))
-    tame = steepest <= _TAME * reach
-    cap = jnp.where(tame, infinite, 1e3 * reach)
-    first = at(s, cap)
+    tame = _TAME * reach
+
+    def steepness(point: _Point) -> jax.Array:
+        return jnp.where(jnp.all(jnp.isfinite(point.slope)), largest(point.slope), jnp.inf)
+
+    def less_steep(one: _Point, other: _Point) -> _Point:
+        return tree_where(steepness(other) < steepness(one), other, one)
+
+    if nu is None and is_gibbs(objective) and isinstance(problem.rows, Marginals):
+        starts = [scaled_potentials(objective, problem.rows, jnp.ravel(equality.target)) / scale]
+    else:
+        starts = [jnp.zeros_like(scale), *([] if nu is None else [-jnp.ravel(nu) / scale])]
+    first = functools.reduce(less_steep, [at(s, infinite) for s in starts])
+    first = when_any(
+        steepness(first) > tame, lambda: less_steep(first, at(_inside(objective, problem.box, A), infinite)), first
+    )
+    wild = steepness(first) > tame
+    cap = jnp.where(wild, 1e3 * reach, infinite)
+    first = when_any(wild, lambda: at(first.s, cap), first)
     smallest = residual(first)
     report(jnp.zeros((), jnp.int32), objective(first.y), absolute(first))
     none, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
     damping = jnp.asarray(_DAMPING, dtype)
-    start = _State(first, first, smallest, smallest, none, none, damping, s, no, cap, none)
+    start = _State(first, first, smallest, smallest, none, none, damping, first.s, no, cap, none)
     final = jax.lax.while_loop(unfinished, step, start)
     stopped = jnp.where(final.iterations < max_iterations, Status.INACCURATE, Status.MAX_ITERATIONS)
     converged = (absolute(final.best) <= tol) & jnp.isfinite(final.smallest)
     claim = jnp.where(converged, Status.SOLVED, stopped)
     claim = jnp.where(final.infeasible, Status.PRIMAL_INFEASIBLE, claim)
     return final.best.y, jnp.where(final.infeasible, final.ray, -final.best.s * scale), final.iterations, claim
-
-
-def _largest_or_infinite(slope: jax.Array) -> jax.Array:
-    return jnp.where(jnp.all(jnp.isfinite(slope)), largest(slope), jnp.inf)
 
 
 def _capped(problem: FlatProblem, cap: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -200,14 +214,25 @@ def _capped(problem: FlatProblem, cap: jax.Array) -> tuple[jax.Array, jax.Array]
 def _minimiser(objective: Separable, z: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
     """`psi(z)` also for a `z` beyond the range of `phi'`, where `minimiser(z)` is not valid. Example: the one of
     `-log y` is `-1 / z`; for a positive `z` it is below every bound, but `psi(z)` is the upper bound."""
-    y = minimise_elementwise(objective, z, lower, upper)
     if objective.minimiser is None:
-        return y
+        return minimise_elementwise(objective, z, lower, upper)
     free = objective.minimiser(z, objective.theta)
     room = 8 * jnp.finfo(z.dtype).eps * (1 + jnp.abs(z))
-    too_low = (free < lower) & ~(objective.gradient(lower) >= z - room)
-    too_high = (free > upper) & ~(objective.gradient(upper) <= z + room)
-    return jnp.where(too_low, upper, jnp.where(too_high, lower, y))
+
+    def at_bounds() -> jax.Array:
+        too_low = (free < lower) & ~(objective.gradient(lower) >= z - room)
+        too_high = (free > upper) & ~(objective.gradient(upper) <= z + room)
+        return jnp.where(too_low, upper, jnp.where(too_high, lower, jnp.clip(free, lower, upper)))
+
+    return when_any(jnp.any((free < lower) | (free > upper)), at_bounds, free)
+
+
+def _slope(objective: Separable, z: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
+    """`psi'(z)` by one evaluation of the minimiser; not to be differentiated itself."""
+    if objective.minimiser is None:
+        return slope_of_minimiser(objective, z, lower, upper)
+    free, slope = jax.jvp(lambda z: objective.minimiser(z, objective.theta), (z,), (jnp.ones_like(z),))
+    return jnp.where((free < lower) | (free > upper), 0.0, slope)
 
 
 def _solve(H: Normal, shift: jax.Array, r: jax.Array) -> jax.Array:
@@ -264,20 +289,12 @@ def _search(at: Any, now: _Point, d: jax.Array, fall: jax.Array, enough: jax.Arr
     return tree_where(past, (line.high, line.highest), (line.low, line.lowest))
 
 
-def _start(
-    objective: Separable, problem: FlatProblem, A: Matrix, given: jax.Array | None, size: Any
-) -> tuple[jax.Array, jax.Array]:
-    """The start of least `size`, and that size: zero, a `given` start, or, if the rows can move every z down, a point
-    with `psi <= y` for a `y` in the box, where no exponential overflows."""
-    y = middle_of_box(problem.box)
+def _inside(objective: Separable, box: Box, A: Matrix) -> jax.Array:
+    """A start with `psi <= y` for a `y` in the box, where no exponential overflows; zero unless the rows can move every
+    z down."""
+    y = middle_of_box(box)
     one = jnp.ones_like(y)
     down = solve_semidefinite(normal(A, one), A.product(one))
     w = A.adjoint(down)
-    slope = objective.gradient(y)
-    length = jnp.min(jnp.where(w > 0, slope / jnp.where(w > 0, w, 1.0), jnp.inf))
-    possible = jnp.all(w > 0.1) & jnp.isfinite(length)
-    starts = [jnp.zeros_like(down), jnp.where(possible, length, 0.0) * down] + ([] if given is None else [given])
-    starts = jnp.stack(starts)
-    sizes = jax.vmap(size)(starts)
-    best = jnp.argmin(sizes)
-    return starts[best], sizes[best]
+    length = jnp.min(jnp.where(w > 0, objective.gradient(y) / jnp.where(w > 0, w, 1.0), jnp.inf))
+    return jnp.where(jnp.all(w > 0.1) & jnp.isfinite(length), length, 0.0) * down

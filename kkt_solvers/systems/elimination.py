@@ -29,7 +29,6 @@ from kkt_solvers.data.objectives import Quadratic, Separable, hessian_product
 from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.data.stages import BlockBidiagonal
 from kkt_solvers.numerics.arrays import (
-    block_sum,
     diagonal_matrix,
     diagonal_of,
     inverse_root,
