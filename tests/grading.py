@@ -84,7 +84,7 @@ def _matrix(value: Any) -> Any:
     if isinstance(value, BCOO):
         entries, (rows, columns) = np.asarray(value.data, np.float64), np.asarray(value.indices).T
         return sp.coo_array((entries, (rows, columns)), shape=value.shape).tocsr()
-    if isinstance(value, (kkt.BlockDiagonal, kkt.BlockBidiagonal)):
+    if isinstance(value, (kkt.BlockDiagonal, kkt.BlockBidiagonal, kkt.Marginals)):
         value = value.dense()
     return np.asarray(value, np.float64)
 

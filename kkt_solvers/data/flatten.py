@@ -11,6 +11,7 @@ import numpy as np
 from jax.experimental.sparse import BCOO
 from jax.flatten_util import ravel_pytree
 
+from kkt_solvers.data.marginals import Marginals
 from kkt_solvers.data.matrices import Map
 from kkt_solvers.data.objectives import Quadratic, Separable, Smooth
 from kkt_solvers.data.problem import Affine, Box, Equality, FlatProblem, Operator, Problem, Sum
@@ -243,7 +244,7 @@ def _flat_equality(problem: Problem, y: Any, n: int, unravel: Any) -> tuple[Any,
             raise ValueError(f"A must have shape (m, {n}) for y with {n} entries, got {A.shape}")
         if b.shape != A.shape[:1]:
             raise ValueError(f"b must have shape ({A.shape[0]},), one entry for each row of A, got {b.shape}")
-        return Affine(A, b), lambda nu: nu
+        return Affine(A.typed(dtype) if isinstance(A, Marginals) else A, b), lambda nu: nu
     # An affine function h(y) = A y - b: its matrix is its Jacobian anywhere, its right-hand side -h(0).
     args = cast(problem.args, dtype)
 

@@ -50,6 +50,10 @@ class Marginals(Matrix):
     def _with(self, scale: Any, weights: Any) -> "Marginals":
         return object.__new__(Marginals)._set(self.plan, scale, weights)
 
+    def typed(self, dtype: Any) -> "Marginals":
+        """The same matrix, of a dtype: without factors it has none."""
+        return self if self.scale is not None else self._with(jnp.ones((), dtype), self.weights)
+
     @property
     def shape(self) -> tuple[int, ...]:
         a, b = self.plan

@@ -98,7 +98,8 @@ def dual_newton(
         return y, equality.target, jnp.zeros((), jnp.int32), jnp.asarray(Status.SOLVED)
     size = problem.equality.row_sizes()
     scale = 2.0 ** -jnp.round(jnp.log2(jnp.where(size > 0, size, 1.0)))  # exact
-    A = problem.rows.scaled(scale, jnp.ones((), dtype))
+    A = problem.rows if isinstance(problem.rows, Marginals) else problem.rows.densified()
+    A = A.scaled(scale, jnp.ones((), dtype))
     sizes, target = A.absolute(), scale * jnp.ravel(equality.target)
     rounding = max(4.0, (A.stored() / A.shape[0]) ** 0.5) * eps  # of a sum over a row
 

@@ -11,6 +11,7 @@ adds. Usually `G = F` and `c = 0`; the elastic problem of the interior point has
 | `Zero`, `Diagonal`, `Dense` | Cholesky factors of `G H G + D` and of the Schur complement |
 | `LowRank(d, V)` | the same of `diag(d) + D`, with the rows `V'` below `A`: `V V'dy = V t` with `t = V'dy` |
 | `BlockDiagonal` or diagonal, `A` a `BlockBidiagonal` | the same, stage by stage: `stages.py` |
+| diagonal, `A` a `Marginals` | the normal matrix `A (H + D)^{-1} A'`: `normal.py` |
 | `Sparse`, or `A` is one | SuperLU of the whole matrix, on the host |
 
 The factorised matrix is regularised, so that the factors exist for dependent rows and flat objectives. Iterative
@@ -23,7 +24,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers.data.matrices import Dense, Diagonal, Map, Sparse
+from kkt_solvers.data.marginals import Marginals
+from kkt_solvers.data.matrices import Dense, Diagonal, Map, Sparse, Zero
 from kkt_solvers.data.matrix import Matrix, Product
 from kkt_solvers.data.objectives import Quadratic, Separable, hessian_product
 from kkt_solvers.data.problem import FlatProblem
@@ -38,7 +40,8 @@ from kkt_solvers.numerics.arrays import (
 )
 from kkt_solvers.numerics.batches import SMALL, when_any
 from kkt_solvers.systems import sparse
-from kkt_solvers.systems.cholesky import cholesky, coupling, definite, regularisation
+from kkt_solvers.systems.cholesky import cholesky, coupling, definite, first_definite, regularisation
+from kkt_solvers.systems.normal import normal
 from kkt_solvers.systems.refinement import refined
 from kkt_solvers.systems.stages import in_stages, inverse_by_stages, inverse_roots
 
@@ -108,6 +111,8 @@ def solver(K: KKTMatrix, *, held: jax.Array | bool = False, corrections: int = 1
     if isinstance(K.H, Sparse) or isinstance(K.A, Sparse):
         inverse, added = _sparse_inverse(K)
         weights = jnp.ones_like(added)
+    elif isinstance(K.A, Marginals) and isinstance(K.H, (Zero, Diagonal)):
+        inverse, added, weights = _normal_inverse(K, held)
     elif in_stages(K.H, K.A):
         inverse, added, weights = _stages_inverse(K, held)
     else:
@@ -155,6 +160,23 @@ def _stages_inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Product, jax.
     assert isinstance(A, BlockBidiagonal)
     U = inverse_roots(K.H, A, K.curved, D)
     inverse, e = inverse_by_stages(U, A, delta, 16 * float(jnp.finfo(D.dtype).eps))
+    return inverse, _added(K, D, delta), jnp.concatenate([jax.lax.rsqrt(pivots), e])
+
+
+def _normal_inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Product, jax.Array, jax.Array]:
+    """The same for a diagonal `H`, with the normal matrix of a structured `A`."""
+    D, delta = _regularised(K, held)
+    pivots, n, eps = K.H.diagonal_entries() * K.curved + D, D.size, float(jnp.finfo(D.dtype).eps)
+    A = K.A.scaled(jnp.ones((), D.dtype), K.free)
+    N = normal(A, 1 / pivots)
+    e = jax.lax.rsqrt(N.diagonal + delta)
+    S, _ = first_definite(lambda time: N.factor(e, delta * e * e + 16 * eps * time), D.dtype)
+
+    def inverse(b: jax.Array) -> jax.Array:
+        w = b[:n] / pivots
+        dnu = e * S.solve(e * (A.product(w) - b[n:]))
+        return jnp.concatenate([w - A.adjoint(dnu) / pivots, dnu])
+
     return inverse, _added(K, D, delta), jnp.concatenate([jax.lax.rsqrt(pivots), e])
 
 

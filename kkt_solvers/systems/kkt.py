@@ -68,7 +68,10 @@ class DenseKKT(_Eliminated):
 
 @dataclass(frozen=True)
 class DiagonalKKT(_Eliminated):
-    """A `Quadratic` with a diagonal `P`, or none: Schur complement, O(n m^2) time and O(n m) memory."""
+    """A `Quadratic` with a diagonal `P`, or none: Schur complement, O(n m^2) time and O(n m) memory; for the marginals
+    of a plan of shape `(a, b)` O(n min(a, b)) time and O(n) memory."""
+
+    keeps_structure = True
 
     def hessian(self, problem: FlatProblem, y: jax.Array) -> Matrix:
         return Diagonal(hessian_product(problem.objective, y, jnp.ones_like(y)))
