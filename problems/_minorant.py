@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers.numerics.arrays import where
+from kkt_solvers.numerics.arrays import stored, where
 
 
 def convex_minorant(y: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -32,13 +32,11 @@ def convex_minorant(y: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Ar
     w = jnp.pad(weights, (0, size - n), constant_values=1)
     rest = jnp.pad(y - centre, (0, size - n), constant_values=0)
     rest = where(jnp.arange(size) < n, rest, jnp.max(y) - centre)
-    points = _cumulative(jnp.stack([w, w * rest]))
-    points = points[jnp.minimum(jnp.arange(size), size - 1)]
-    p, q = _edges(points)
-    p, q, own = points[p], points[q], points
-    slope = _slope(p, q)
-    x, s = _between(p, own)
-    return slope[:n] + centre, (s - slope * x)[:n]
+    points = stored(_cumulative(jnp.stack([w, w * rest])))
+    p, q = (_at(points, ends[:n]) for ends in _edges(points))
+    slope = stored(_slope(p, q))
+    x, s = _between(p, points[:n])
+    return slope + centre, stored(s - slope * x)
 
 
 def _between(p: jax.Array, q: jax.Array) -> tuple[jax.Array, jax.Array]:
