@@ -2,22 +2,24 @@
 
     min_b  sum_i weights_i (b_i - y_i)^2 / 2    s.t.  b_1 <= b_2 <= ... <= b_n,  lower <= b <= upper
 
-`IsotonicRegression` is the problem by stages. The verb finds the point in closed form, by the greatest convex minorant,
-and has it certified and differentiated as the solution of the same problem in the variables `(b, steps)`.
+With multipliers `force_i >= 0` of `b_i <= b_{i+1}` and `zl, zu >= 0` of the bounds, the KKT conditions are
+
+    weights (b - y) + force - (0, force_1, .., force_{n-1}) - zl + zu = 0,    force_n = 0,
+    force_i (b_{i+1} - b_i) = 0,    zl (b - lower) = 0,    zu (upper - b) = 0.
+
+The verb finds the blocks and the forces by the greatest convex minorant, checks these conditions, and differentiates
+them: with the active set fixed, their sum over a block, at whose ends no force acts, says that b is the weighted mean
+of y there, or a bound.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers import Affine, BlockBidiagonal, Box, Dual, Problem, Quadratic, Solution, differentiable, solve
-from kkt_solvers.data.matrix import Matrix
-from kkt_solvers.data.problem import FlatProblem
-from kkt_solvers.linear import KKTSystem
-from kkt_solvers.numerics.arrays import cast, float_dtype, full_precision, inverse_root
-from kkt_solvers.numerics.pytree import pytree
+from kkt_solvers import Affine, BlockBidiagonal, Box, Problem, Quadratic, solve
+from kkt_solvers.conditions.residuals import default_tolerance
+from kkt_solvers.numerics.arrays import cast, float_dtype, largest, stored, where
 from kkt_solvers.problems import _checks
 from kkt_solvers.problems._minorant import convex_minorant
 
@@ -51,15 +53,13 @@ def IsotonicRegression(y: Any, weights: Any = None, lower: Any = -jnp.inf, upper
     return Problem(Quadratic(in_turn(weights, zero), in_turn(-weights * y, zero)), Affine(A, zero), box)
 
 
-@full_precision
 def isotonic_regression(y: Any, weights: Any = None, lower: Any = -jnp.inf, upper: Any = jnp.inf) -> jax.Array:
     """The nearest nondecreasing sequence within bounds, `(n,)`, differentiable in every argument.
 
     Arguments: as for `IsotonicRegression`. Batches go through `jax.vmap`. NaN where the problem was not solved.
 
-    Bounds that are scalars clip the sequence without bounds, which is found in O(n) time whatever the data. Bounds of
-    each b take the interior point. Where b and its neighbour are equal and the constraint between them has no force,
-    each moves with its own block.
+    Scalar bounds clip the sequence without bounds, which takes O(n) time whatever the data. A bound for each b takes
+    the interior point. A constraint between equal neighbours that has no force does not tie them in the derivative.
 
     >>> from kkt_solvers.problems import isotonic_regression
     >>> isotonic_regression([1.0, 3.0, 2.0, 4.0]).tolist()
@@ -71,99 +71,50 @@ def isotonic_regression(y: Any, weights: Any = None, lower: Any = -jnp.inf, uppe
     if lower.size > 1 or upper.size > 1:
         return _checks.solved(solve(IsotonicRegression(y, weights, lower, upper)))[::2]
     dtype = y.dtype
-    y, weights, lower, upper = (value.astype(jnp.promote_types(dtype, jnp.float32)) for value in (y, weights, lower, upper))
-    solution = _pooled(y, weights, jnp.ravel(lower), jnp.ravel(upper))
-    return _checks.solved(solution, solution.primal[: y.size]).astype(dtype)
+    computed = jnp.promote_types(dtype, jnp.float32)
+    y, weights, lower, upper = (value.astype(computed) for value in (y, weights, lower.ravel(), upper.ravel()))
+    frozen = jax.lax.stop_gradient((y, weights))
+    means, gaps = convex_minorant(*frozen)
+    tied = gaps > 0  # to the one before
+    b, below, above = _on_active_set(tied, means, y, weights, lower, upper)
+    multipliers = gaps, below, above
+    good = _satisfies_conditions(*jax.lax.stop_gradient((b, *multipliers)), *frozen)
+    return (b * where(good, jnp.ones((), computed), jnp.nan)).astype(dtype)
 
 
-def _pooled(y: jax.Array, weights: jax.Array, lower: jax.Array, upper: jax.Array) -> Solution:
-    """The solution in the variables `(b, steps)`."""
-    n = y.size
-    zero = jnp.zeros(n - 1, y.dtype)
-    box = Box(_append(jnp.broadcast_to(lower, n), zero), _append(jnp.broadcast_to(upper, n), zero + jnp.inf))
-    objective = Quadratic(_append(weights, zero), _append(-weights * y, zero))
-    problem = Problem(objective, Affine(_Differences(n), zero), box)
+def _on_active_set(
+    tied: jax.Array, means: jax.Array, y: jax.Array, weights: jax.Array, lower: jax.Array, upper: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The solution as a function of the data while the active set stays, and the multipliers of its bounds. `tied`
+    entries belong to the block of the entry before; `means` are those of the blocks."""
+    block = stored(jax.lax.associative_scan(jnp.add, where(tied, 0, 1).astype(jnp.int32))) - 1
 
-    y, weights, lower, upper = jax.lax.stop_gradient((y, weights, lower, upper))
-    means, gaps = convex_minorant(y, weights)
-    b, force = jnp.clip(means, lower, upper), jnp.maximum(gaps[1:], 0)
-    steps = jnp.maximum(b[1:] - b[:-1], 0)
-    # The row of a step has the multiplier -force. Clipping adds to the slope of b what its bounds take up.
-    at_lower, at_upper = (weights * jnp.maximum(gap, 0) for gap in (lower - means, means - upper))
-    dual = Dual(-force, _append(at_lower, force), _append(at_upper, zero))
-    return differentiable(problem, _append(b, steps), dual, linear=_BlockMeans() if n > 1 else None)
+    def total(v: jax.Array) -> jax.Array:
+        return jax.ops.segment_sum(v, block, num_segments=v.size, indices_are_sorted=True)
 
-
-def _append(b: jax.Array, steps: jax.Array) -> jax.Array:
-    return jnp.concatenate([b, steps])
+    of_block = total(weights)
+    # Deviations keep the precision of y where its offset is large.
+    deviation = total(weights * (y - means)) / where(of_block > 0, of_block, 1.0)
+    mean = stored(deviation[block]) + means
+    below, above = (weights * jnp.maximum(gap, 0) for gap in (lower - mean, mean - upper))
+    return where(below > 0, lower, where(above > 0, upper, mean)), below, above
 
 
-@pytree(static=("size", "sign"))
-@dataclass(frozen=True, eq=False)
-class _Differences(Matrix):
-    """The rows `b_{i+1} - b_i - step_i`. It holds no array, so products are passes over the vectors alone."""
-
-    size: int
-    sign: int = -1
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.size - 1, 2 * self.size - 1
-
-    def product(self, v: jax.Array) -> jax.Array:
-        b, steps = v[: self.size], v[self.size :]
-        return b[1:] + self.sign * (b[:-1] + steps)
-
-    def adjoint(self, v: jax.Array) -> jax.Array:
-        return _append(jnp.pad(v, (1, 0)) + self.sign * jnp.pad(v, (0, 1)), self.sign * v)
-
-    def absolute(self) -> Matrix:
-        return _Differences(self.size, 1)
-
-    def largest(self, axis: int, weights: jax.Array | None = None) -> jax.Array:
-        if weights is None:
-            return jnp.ones(self.shape[1 - axis])
-        if axis:
-            b, steps = weights[: self.size], weights[self.size :]
-            return jnp.maximum(jnp.maximum(b[1:], b[:-1]), steps)
-        return _append(jnp.maximum(jnp.pad(weights, (1, 0)), jnp.pad(weights, (0, 1))), weights)
-
-
-@dataclass(frozen=True)
-class _BlockMeans(KKTSystem):
-    """The system of the derivative for `_Differences` and a diagonal Hessian. The b of a block, between two free steps,
-    move together but for the right-hand side; so their motion is a weighted mean, and multipliers are sums."""
-
-    def factorised(self, problem: FlatProblem, y: jax.Array, mask: jax.Array) -> Any:
-        n = (y.size + 1) // 2
-        A, diagonal = problem.rows, problem.objective.P[:n]
-        free, loose = mask[:n], mask[n:]
-        w = free * diagonal
-        block = _cumulative(jnp.pad(loose, (1, 0)).astype(jnp.int32))
-
-        def total(v: jax.Array) -> jax.Array:
-            return jax.ops.segment_sum(v, block, num_segments=n, indices_are_sorted=True)
-
-        of_block = total(w)
-        inverse = 1 / jnp.where(of_block > 0, of_block, 1.0)
-
-        def solve(right: jax.Array) -> jax.Array:
-            of_b, of_steps, of_rows = jnp.split(right, [n, 2 * n - 1])
-            known = -loose * of_steps  # the multipliers of free steps
-            of_b = of_b - free * A.adjoint(known)[:n]
-            own = jnp.pad(_cumulative((1 - loose) * of_rows), (1, 0))  # motion within a block
-            d_b = free * ((inverse * total(of_b * free - w * own))[block] + own) + (1 - free) * of_b
-            pull = _cumulative(w * d_b - free * of_b)[:-1]
-            moved = free * d_b
-            d_steps = loose * (moved[1:] - moved[:-1] - of_rows) + (1 - loose) * of_steps
-            return jnp.concatenate([d_b, d_steps, known + (1 - loose) * pull])
-
-        weights = jnp.concatenate([jnp.where(free > 0, inverse_root(diagonal), 1.0), jnp.ones(2 * n - 2, y.dtype)])
-        return solve, weights, None
-
-
-def _cumulative(v: jax.Array) -> jax.Array:
-    return jax.lax.associative_scan(jnp.add, v)  # twice as fast as `jnp.cumsum` on a CPU
+def _satisfies_conditions(
+    b: jax.Array, gaps: jax.Array, below: jax.Array, above: jax.Array, y: jax.Array, weights: jax.Array
+) -> jax.Array:
+    """Whether the relative residuals of the KKT conditions are within the tolerance of `solve`; false for a NaN."""
+    force, steps = gaps[1:], b[1:] - b[:-1]
+    terms = jnp.maximum(jnp.abs(weights * b), jnp.abs(weights * y))
+    rest = weights * (b - y) + jnp.pad(force, (0, 1)) - jnp.pad(force, (1, 0)) - below + above
+    scale, tol = largest(terms, gaps), default_tolerance(b.dtype)
+    return (
+        (largest(rest) <= tol * scale)
+        & (largest(jnp.minimum(steps, 0)) <= tol * largest(b))
+        & (largest(jnp.minimum(force, 0)) <= tol * scale)
+        & (jnp.abs(jnp.vdot(force, steps)) <= tol * jnp.vdot(terms, jnp.abs(b)))
+        & jnp.all(jnp.isfinite(b))
+    )
 
 
 def _arguments(y: Any, weights: Any, lower: Any, upper: Any) -> Any:
@@ -172,5 +123,6 @@ def _arguments(y: Any, weights: Any, lower: Any, upper: Any) -> Any:
     weights = _checks.like(1.0 if weights is None else weights, (n,), "weights", "y")
     lower, upper = (_checks.like(value, (n,), name, "y") for name, value in (("lower", lower), ("upper", upper)))
     y, weights, lower, upper = cast((y, weights, lower, upper), float_dtype(y, weights, lower, upper))
-    weights = _checks.where_valid(weights, "weights must be positive", lambda xp, weights: weights > 0)
+    y = _checks.where_valid(y, "y has a NaN or infinite entry", lambda xp, y: xp.isfinite(y))
+    weights = _checks.where_valid(weights, "weights must be positive", lambda xp, weights: (weights > 0) & (weights < xp.inf))
     return y, jnp.broadcast_to(weights, n), _checks.in_order(lower, upper), upper
