@@ -10,8 +10,8 @@ right half hold its two ends. Let `m_u` and `m_v` be the slopes of their own bri
 the lines through these at the abscissa between the halves. As no point of a node lies below its line, the slope m of
 the bridge satisfies
 
-    m_u <  m_v, a >  b:   m <  m_v, so v moves left        m_u >= m_v, a >  b:   m <= m_u, so u moves left
-    m_u <  m_v, a <= b:   m >  m_u, so u moves right       m_u >= m_v, a <= b:   m >= m_v, so v moves right
+    m_u <= m_v, a >  b:   m <= m_v, so v moves left        m_u > m_v, a >  b:   m <= m_u, so u moves left
+    m_u <= m_v, a <= b:   m >= m_u, so u moves right       m_u > m_v, a <= b:   m >= m_v, so v moves right
 
 A half of 2^k points takes k moves: O(n) work in all, whatever the data, in O(log^2 n) steps.
 """
@@ -24,19 +24,21 @@ import jax.numpy as jnp
 from kkt_solvers.numerics.arrays import stored, where
 
 
-def convex_minorant(y: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The slope of the minorant behind each point but the last, and how far the point lies above it, both `(n,)`."""
+def convex_minorant(y: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """For each point but the last: the slope of the minorant behind it, how far it lies above, and whether it lies
+    inside an edge, all `(n,)`. An exact tie, a point on a longer edge, ends the edge if rounding does not hide it."""
     n = y.size
     size = 1 << n.bit_length()  # n + 1 points; those that fill the tree continue the graph with its steepest slope
-    centre = jnp.sum(weights * y) / jnp.sum(weights)
+    centre = y[n // 2]  # any will do against a large offset, and one of the data keeps ties exact
     w = jnp.pad(weights, (0, size - n), constant_values=1)
     rest = jnp.pad(y - centre, (0, size - n), constant_values=0)
     rest = where(jnp.arange(size) < n, rest, jnp.max(y) - centre)
     points = stored(_cumulative(jnp.stack([w, w * rest])))
-    p, q = (_at(points, ends[:n]) for ends in _edges(points))
+    first, last = (ends[:n] for ends in _edges(points))
+    p, q = _at(points, first), _at(points, last)
     slope = stored(_slope(p, q))
     x, s = _between(p, points[:n])
-    return slope + centre, stored(s - slope * x)
+    return slope + centre, stored(s - slope * x), first != jnp.arange(n)
 
 
 def _between(p: jax.Array, q: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -61,7 +63,7 @@ def _cumulative(values: jax.Array) -> jax.Array:
     """Sums before each entry of the rows, `(n, 4)`: those of both rows, and what these lack by rounding. Differences of
     sums are as precise as sums of the terms between, however large the sums are."""
     count, size = values.shape
-    rows = 1 << (size.bit_length() // 2 + 2)  # long columns, added up in lockstep
+    rows = min(size, 4 << size.bit_length() // 2)  # added up in lockstep; more would leave less to do at once after
 
     def add(state: Any, new: Any) -> tuple[Any, Any]:
         total, error = _two_sum(state[0], new[0])
@@ -97,9 +99,13 @@ def _edges(points: jax.Array) -> tuple[jax.Array, jax.Array]:
             m_u, m_v = _at(slopes, u), _at(slopes, v)
             m_u, m_v = where(u_leaf, m_v, m_u), where(v_leaf, m_u, m_v)
             # From the ends that are near, so that small weights count.
-            (x_u, s_u), (x_v, s_v) = _between(_at(points, _at(right, u)), middle), _between(middle, _at(points, _at(left, v)))
-            falls = m_u * x_u - s_u > s_v - m_v * x_v
-            u_moves = ~u_leaf & (v_leaf | ((m_u >= m_v) == falls))
+            (x_u, s_u), (x_v, s_v) = (
+                _between(_at(points, _at(right, u)), middle),
+                _between(middle, _at(points, _at(left, v))),
+            )
+            a, b = m_u * x_u - s_u, s_v - m_v * x_v
+            falls = (a > b) | (u_leaf & (a == b))
+            u_moves = ~u_leaf & (v_leaf | ((m_u > m_v) == falls))
             v_moves = ~v_leaf & ~u_moves
             child = where(falls, 0, 1)
             return where(u_moves, 2 * u + child, u), where(v_moves, 2 * v + child, v)
@@ -108,7 +114,8 @@ def _edges(points: jax.Array) -> tuple[jax.Array, jax.Array]:
         p, q = u - size, v - size
         new = _slope(_at(points, p), _at(points, q)), p, q
         slopes, left, right = (
-            jax.lax.dynamic_update_slice(old, part, (nodes,)) for old, part in zip((slopes, left, right), new, strict=True)
+            jax.lax.dynamic_update_slice(old, part, (nodes,))
+            for old, part in zip((slopes, left, right), new, strict=True)
         )
         bridges.append((p, q))
         nodes, depth = nodes // 2, depth + 1
@@ -117,7 +124,12 @@ def _edges(points: jax.Array) -> tuple[jax.Array, jax.Array]:
     lo, first, hi, last = (jnp.full(1, value, jnp.int32) for value in (0, 0, size - 1, size - 1))
     for p, q in reversed(bridges):
         on = (lo <= p) & (q <= hi)
-        halves = (lo, where(on, q, lo)), (first, where(on, p, first)), (where(on, p, hi), hi), (where(on, q, last), last)
+        halves = (
+            (lo, where(on, q, lo)),
+            (first, where(on, p, first)),
+            (where(on, p, hi), hi),
+            (where(on, q, last), last),
+        )
         lo, first, hi, last = (jnp.ravel(jnp.stack(pair, axis=1)) for pair in halves)
     before = leaves < lo
     return where(before, first, hi), where(before, lo, last)

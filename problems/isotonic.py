@@ -59,7 +59,8 @@ def isotonic_regression(y: Any, weights: Any = None, lower: Any = -jnp.inf, uppe
     Arguments: as for `IsotonicRegression`. Batches go through `jax.vmap`. NaN where the problem was not solved.
 
     Scalar bounds clip the sequence without bounds, which takes O(n) time whatever the data. A bound for each b takes
-    the interior point. A constraint between equal neighbours that has no force does not tie them in the derivative.
+    the interior point. The derivative is that of the block means; where a block could be split without
+    a change of b, an exact tie, it is one of the limits of derivatives nearby: finite, and the same from run to run.
 
     >>> from kkt_solvers.problems import isotonic_regression
     >>> isotonic_regression([1.0, 3.0, 2.0, 4.0]).tolist()
@@ -74,8 +75,7 @@ def isotonic_regression(y: Any, weights: Any = None, lower: Any = -jnp.inf, uppe
     computed = jnp.promote_types(dtype, jnp.float32)
     y, weights, lower, upper = (value.astype(computed) for value in (y, weights, lower.ravel(), upper.ravel()))
     frozen = jax.lax.stop_gradient((y, weights))
-    means, gaps = convex_minorant(*frozen)
-    tied = gaps > 0  # to the one before
+    means, gaps, tied = convex_minorant(*frozen)
     b, below, above = _on_active_set(tied, means, y, weights, lower, upper)
     multipliers = gaps, below, above
     good = _satisfies_conditions(*jax.lax.stop_gradient((b, *multipliers)), *frozen)
@@ -120,9 +120,13 @@ def _satisfies_conditions(
 def _arguments(y: Any, weights: Any, lower: Any, upper: Any) -> Any:
     y = _checks.vector(y, "y", "observations, in order")
     n = y.size
+    if n == 0:
+        raise ValueError("y has no entries: nothing to solve for")
     weights = _checks.like(1.0 if weights is None else weights, (n,), "weights", "y")
     lower, upper = (_checks.like(value, (n,), name, "y") for name, value in (("lower", lower), ("upper", upper)))
     y, weights, lower, upper = cast((y, weights, lower, upper), float_dtype(y, weights, lower, upper))
     y = _checks.where_valid(y, "y has a NaN or infinite entry", lambda xp, y: xp.isfinite(y))
-    weights = _checks.where_valid(weights, "weights must be positive", lambda xp, weights: (weights > 0) & (weights < xp.inf))
+    weights = _checks.where_valid(
+        weights, "weights must be positive", lambda xp, weights: (weights > 0) & (weights < xp.inf)
+    )
     return y, jnp.broadcast_to(weights, n), _checks.in_order(lower, upper), upper
