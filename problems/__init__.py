@@ -7,6 +7,7 @@ from kkt_solvers.problems.equilibrium import (
     chemical_equilibrium,
     standard_gibbs,
 )
+from kkt_solvers.problems.isotonic import IsotonicRegression, isotonic_regression
 from kkt_solvers.problems.lml import LML, lml, log_lml
 from kkt_solvers.problems.lml_losses import lml_binary_cross_entropy, lml_fenchel_young_loss, lml_loss
 from kkt_solvers.problems.maximum_entropy import MaximumEntropy, maximum_entropy
@@ -15,11 +16,9 @@ from kkt_solvers.problems.portfolio import Portfolio, Rebalancing, portfolio, re
 from kkt_solvers.problems.power_flow import EconomicDispatch, OptimalPowerFlow, economic_dispatch, optimal_power_flow
 from kkt_solvers.problems.regression import (
     BoundedLeastSquares,
-    IsotonicRegression,
     LogisticRegression,
     QuantileRegression,
     bounded_least_squares,
-    isotonic_regression,
     logistic_regression,
     quantile_regression,
 )

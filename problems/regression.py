@@ -2,7 +2,6 @@
 
     bounded least squares    min_b  |X b - y|^2 / 2 + ridge |b|^2 / 2          s.t.  A b = c,  lower <= b <= upper
     logistic                 min_b  sum_i log(1 + exp(-y_i x_i'b)) + ...        s.t.  the same
-    isotonic                 min_b  sum_i weights_i (b_i - y_i)^2 / 2           s.t.  b_1 <= b_2 <= ... <= b_n, box
     quantile                 min_b  sum_i max(tau r_i, (tau - 1) r_i), r = y - X b    s.t.  box
 
 An intercept is a column of ones in X.
@@ -13,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers import Affine, BlockBidiagonal, Box, LowRank, Problem, Quadratic, Sum, solve
+from kkt_solvers import Affine, Box, LowRank, Problem, Quadratic, Sum, solve
 from kkt_solvers.numerics.arrays import cast, float_dtype, floating, full_precision
 from kkt_solvers.problems import _checks
 
@@ -120,54 +119,6 @@ def logistic_regression(
     [-0.75, 0.50]
     """
     return _checks.solved(solve(LogisticRegression(X, labels, lower, upper, equality=equality, ridge=ridge)))
-
-
-def IsotonicRegression(y: Any, weights: Any = None, lower: Any = -jnp.inf, upper: Any = jnp.inf) -> Problem:
-    """Isotonic regression as a `Problem` in `(b_1, step_1, b_2, step_2, ..)`, by stages, with `step_i = b_(i+1) - b_i`
-    nonnegative; `step_n` is zero.
-
-    Arguments:
-        y: shape `(n,)`.
-        weights: positive, `(n,)`; default ones.
-        lower, upper: bounds of b, scalars or `(n,)`.
-
-    Raises `ValueError` for shapes that do not fit, weights that are not positive and unsorted bounds.
-
-    >>> from kkt_solvers.problems import IsotonicRegression
-    >>> IsotonicRegression([2.0, 1.0]).equality.A.dense().tolist()
-    [[0.0, 0.0, 0.0, 0.0], [-1.0, -1.0, 1.0, 0.0]]
-    """
-    y = _checks.vector(y, "y", "observations, in order")
-    n = y.size
-    weights = _checks.like(1.0 if weights is None else weights, (n,), "weights", "y")
-    lower, upper = (_checks.like(value, (n,), name, "y") for name, value in (("lower", lower), ("upper", upper)))
-    y, weights, lower, upper = _broadcast(n, y, weights, lower, upper)
-    weights = _checks.where_valid(weights, "weights must be positive", lambda xp, weights: weights > 0)
-    lower = _checks.in_order(lower, upper)
-    # Row i + 1: b_(i+1) - b_i - step_i = 0. Row 0 is empty.
-    now = jnp.zeros((n, 1, 2), y.dtype).at[1:, 0, 0].set(1)
-    A, zero = BlockBidiagonal(now, jnp.full((n - 1, 1, 2), -1, y.dtype)), jnp.zeros_like(y)
-
-    def in_turn(of_b: jax.Array, of_steps: jax.Array) -> jax.Array:
-        return jnp.ravel(jnp.stack([of_b, of_steps], axis=1))
-
-    box = Box(in_turn(lower, zero), in_turn(upper, jnp.append(zero[1:] + jnp.inf, zero[:1])))
-    return Problem(Quadratic(in_turn(weights, zero), in_turn(-weights * y, zero)), Affine(A, zero), box)
-
-
-def isotonic_regression(y: Any, weights: Any = None, lower: Any = -jnp.inf, upper: Any = jnp.inf) -> jax.Array:
-    """The nearest nondecreasing sequence within bounds, `(n,)`.
-
-    Arguments: as for `IsotonicRegression`; otherwise like `bounded_least_squares`.
-
-    >>> from kkt_solvers.problems import isotonic_regression
-    >>> isotonic_regression([1.0, 3.0, 2.0, 4.0]).tolist()
-    [1.0, 2.5, 2.5, 4.0]
-
-    Source: [barlow1972].
-    """
-    y = _checks.vector(y, "y", "observations, in order")
-    return _checks.solved(solve(IsotonicRegression(y, weights, lower, upper)))[::2]
 
 
 def QuantileRegression(X: Any, y: Any, quantile: Any = 0.5, lower: Any = -jnp.inf, upper: Any = jnp.inf) -> Problem:

