@@ -1,5 +1,5 @@
 """Times of the problems of the gallery, at the sizes of its table: the value, and the value with its gradient in the
-first argument that is named.
+first argument that is named; and the time of the field's own tool, where `field.py` has one, in the same run.
 
     OPENBLAS_NUM_THREADS=1 python docs/benchmarks/gallery.py [words of the names wanted]
 
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pypower.api as pypower
+from field import TOOLS
 from sklearn.datasets import load_digits
 
 import kkt_solvers as kkt
@@ -166,6 +167,7 @@ def weights_like(leaf):
 
 
 def median_ms(function, *args):
+    """Of five runs, or of one that takes more than ten seconds, after one that compiles."""
     jax.block_until_ready(function(*args))
     times = []
     for _ in range(5):
@@ -183,6 +185,8 @@ def main(words):
         if words and not any(word in name for word in words):
             continue
         verb, *args = case(np.random.default_rng(0))
+        tool = TOOLS.get(name.split(",")[0])
+        peer, theirs = tool(*args) if tool else ("no tool timed", None)
 
         @jax.jit
         def value_and_gradient(weights, x, *others, verb=verb):
@@ -193,7 +197,8 @@ def main(words):
         args = jax.tree.map(jnp.asarray, args)
         solved = all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(value_and_gradient(weights, *args)))
         times = median_ms(jax.jit(verb), *args), median_ms(value_and_gradient, weights, *args)
-        print(f"{name:50} | {times[0]:9.4g} ms | {times[1]:9.4g} ms | {'solved' if solved else 'FAILED'}", flush=True)
+        verdict, field = "solved" if solved else "FAILED", f"{peer} {median_ms(theirs):.4g} ms" if theirs else peer
+        print(f"{name:50} | {times[0]:9.4g} ms | {times[1]:9.4g} ms | {verdict} | {field}", flush=True)
 
 
 if __name__ == "__main__":

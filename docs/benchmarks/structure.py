@@ -12,11 +12,11 @@ import argparse
 import statistics
 import time
 
-import clarabel
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
+from field import by_clarabel
 from ott.geometry import geometry
 from ott.solvers import linear
 from sklearn.isotonic import isotonic_regression
@@ -25,19 +25,6 @@ import kkt_solvers as kkt
 from kkt_solvers import problems
 
 LONG = 2.0  # seconds: a structure gets no larger sizes after that
-
-
-def by_clarabel(P, q, A, b, lower, upper):
-    """The quadratic program `y'Py/2 + q'y, A y = b, lower <= y <= upper`, sparse."""
-    n, low, high = len(q), np.isfinite(lower), np.isfinite(upper)
-    eye = sp.eye(n, format="csc")
-    rows = sp.vstack([sp.csc_matrix(A), -eye[low], eye[high]], format="csc")
-    right = np.concatenate([b, -lower[low], upper[high]])
-    cones = [clarabel.ZeroConeT(len(b)), clarabel.NonnegativeConeT(int(low.sum() + high.sum()))]
-    settings = clarabel.DefaultSettings()
-    settings.verbose = False
-    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-9
-    return lambda: clarabel.DefaultSolver(sp.triu(sp.csc_matrix(P)).tocsc(), q, rows, right, cones, settings).solve()
 
 
 def solution_of(P, q, A, b, lower, upper):
@@ -55,7 +42,7 @@ def stages(N, rng):
     problem = problems.PredictiveControl(regulator, rng.normal(size=n))
     P, q, equality, box = problem.objective.P, problem.objective.q, problem.equality, problem.box
     lower, upper = (np.asarray(jnp.broadcast_to(bound, q.shape)) for bound in (box.lower, box.upper))
-    peer = by_clarabel(sp.block_diag(np.asarray(P.blocks)), q, coo(equality.A), np.asarray(equality.b), lower, upper)
+    _, peer = by_clarabel(sp.block_diag(np.asarray(P.blocks)), q, coo(equality.A), np.asarray(equality.b), lower, upper)
     ours = solution_of(P, q, equality.A, equality.b, lower, upper)
     if N > 50:
         return ours, None, peer
@@ -103,7 +90,7 @@ def sparse(n, rng):
     data = q, b, np.zeros(n), np.ones(n)
     ours = solution_of(P, data[0], A, *data[1:])
     dense = solution_of(P.toarray(), data[0], A.toarray(), *data[1:]) if n <= 1000 else None
-    return ours, dense, by_clarabel(P, data[0], A, *data[1:])
+    return ours, dense, by_clarabel(P, data[0], A, *data[1:])[1]
 
 
 def low_rank(n, rng, factors=20):
@@ -115,7 +102,7 @@ def low_rank(n, rng, factors=20):
     P = sp.diags(np.concatenate([specific, np.ones(factors)]))
     A = sp.bmat([[one, None], [loadings.T, -sp.eye(factors)]])
     b, lower, upper = (np.append(part, np.full(factors, x)) for part, x in zip(data, (0, -np.inf, np.inf), strict=True))
-    return ours, dense, by_clarabel(P, np.append(mean, np.zeros(factors)), A, b, lower, upper)
+    return ours, dense, by_clarabel(P, np.append(mean, np.zeros(factors)), A, b, lower, upper)[1]
 
 
 CASES = {

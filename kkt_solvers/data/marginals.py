@@ -112,7 +112,7 @@ class Marginals(Matrix):
     def scaled(self, rows: jax.Array, columns: jax.Array) -> "Marginals":
         return self._with(self._scaled(rows), self._weighted(columns))
 
-    def normal(self, w: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def normal_blocks(self, w: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """`r`, `c` and `W` of `A diag(w) A' = [[diag(r), W], [W', diag(c)]]`."""
         W = self.by_rows(self._weighted(self._weighted(w)))
         of_rows, of_columns = self.both(self._scaled(self._ones(self.shape[0])))

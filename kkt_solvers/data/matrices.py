@@ -8,6 +8,7 @@
 | `LowRank` | `diag(diagonal) + factor factor'` | `P` |
 | `Sparse` | a `BCOO` | `P`, `A` |
 | `BlockDiagonal`, `BlockBidiagonal` | blocks, in `stages.py` | `P`, `A` |
+| `Marginals` | a shape, in `marginals.py` | `A` |
 | `Map` | a function `v -> P v` | `P`, too large to form |
 
 Users pass arrays, sparse matrices and functions, and get them back; only `as_matrix` looks at what was passed. A new

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from kkt_solvers.numerics.arrays import block_sum
+
 Parts = tuple[jax.Array, jax.Array | None]
 Product = Callable[[jax.Array], jax.Array]
 
@@ -39,6 +41,13 @@ class Matrix:
     def scaled(self, rows: jax.Array, columns: jax.Array) -> "Matrix":
         """`diag(rows) A diag(columns)`."""
         raise NotImplementedError
+
+    def normal(self, w: jax.Array) -> jax.Array:
+        """`A diag(w) A'`, dense."""
+        rows = self.dense()
+        if len(rows) == 1:
+            return block_sum(w * rows[0] * rows[0])[None, None]
+        return (rows * w) @ rows.T
 
     def stored(self) -> int:
         """How many entries are stored."""

@@ -22,8 +22,8 @@ class Affine:
     """The equality constraints `A y = b`.
 
     Arguments:
-        A: shape `(m, n)`: an array, a scipy.sparse matrix, a `BCOO` or a `BlockBidiagonal`; it acts on `y` ravelled, in
-            row-major order.
+        A: shape `(m, n)`: an array, a scipy.sparse matrix, a `BCOO`, a `BlockBidiagonal` or a `Marginals`; it acts on
+            `y` ravelled, in row-major order.
         b: shape `(m,)`.
 
     For a linear map that is not a matrix, pass the affine function itself: `Problem(..., equality=h)` with

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from kkt_solvers.data.marginals import Marginals
 from kkt_solvers.data.matrix import Matrix, Product
-from kkt_solvers.numerics.arrays import block_sum, diagonal_matrix, diagonal_of, inverse_root, where
+from kkt_solvers.numerics.arrays import diagonal_matrix, diagonal_of, inverse_root, where
 from kkt_solvers.systems.cholesky import Factor, SmallFactor, cholesky, first_definite, regularisation
 from kkt_solvers.systems.refinement import refined
 
@@ -85,11 +85,8 @@ Normal = DenseNormal | MarginalsNormal
 def normal(A: Matrix, w: jax.Array) -> Normal:
     """`A diag(w) A'`."""
     if isinstance(A, Marginals):
-        return MarginalsNormal(*A.normal(w))
-    rows = A.dense()
-    if len(rows) == 1:
-        return DenseNormal(block_sum(w * rows[0] * rows[0])[None, None])
-    return DenseNormal((rows * w) @ rows.T)
+        return MarginalsNormal(*A.normal_blocks(w))
+    return DenseNormal(A.normal(w))
 
 
 def solve_semidefinite(N: Normal, r: jax.Array) -> jax.Array:

@@ -1,0 +1,142 @@
+"""The gallery's problems by the tools of their fields. Each function takes the arguments of the case of `gallery.py`
+that has its name, and gives the name of the tool and a function that solves the same problem with it."""
+
+import cantera
+import clarabel
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pypower.api as pypower
+import scipy.optimize
+import scipy.sparse as sp
+import sklearn.isotonic
+from ott.geometry import geometry
+from ott.solvers import linear
+from sklearn.svm import SVC, OneClassSVM
+
+
+def by_clarabel(P, q, A, b, lower, upper):
+    """The quadratic program `y'Py/2 + q'y, A y = b, lower <= y <= upper`, sparse, to 1e-9."""
+    n = len(q)
+    lower, upper = np.broadcast_to(lower, n), np.broadcast_to(upper, n)
+    low, high, eye = np.isfinite(lower), np.isfinite(upper), sp.eye(n, format="csr")
+    rows = sp.vstack([sp.csr_matrix(A), -eye[low], eye[high]], format="csc")
+    right = np.concatenate([b, -lower[low], upper[high]])
+    cones = [clarabel.ZeroConeT(len(b)), clarabel.NonnegativeConeT(int(low.sum() + high.sum()))]
+    settings = clarabel.DefaultSettings()
+    settings.verbose = False
+    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-9
+    P = sp.triu(sp.csc_matrix(P)).tocsc()
+    return "Clarabel", lambda: clarabel.DefaultSolver(P, np.asarray(q), rows, right, cones, settings).solve()
+
+
+def with_factors(mean, specific, loadings, risk_aversion, upper):
+    n, factors = loadings.shape
+    P = sp.diags(risk_aversion * np.concatenate([specific, np.ones(factors)]))
+    A = sp.bmat([[np.ones((1, n)), None], [loadings.T, -sp.eye(factors)]])
+    b = np.append(1.0, np.zeros(factors))
+    lower = np.concatenate([np.zeros(n), np.full(factors, -np.inf)])
+    upper = np.concatenate([np.full(n, upper), np.full(factors, np.inf)])
+    return by_clarabel(P, np.append(-mean, np.zeros(factors)), A, b, lower, upper)
+
+
+def portfolio(mean, specific, loadings):
+    return with_factors(mean, specific, loadings, 5.0, 0.02)
+
+
+def soft_top_k(x):
+    return by_clarabel(sp.eye(len(x)), -x, np.ones((1, len(x))), [100.0], 0.0, 1.0)
+
+
+def svm(C, X, y):
+    return "scikit-learn, tol 1e-9", lambda: SVC(C=C, gamma=0.1, tol=1e-9).fit(X, y)
+
+
+def one_class_svm(gamma, X):
+    return "scikit-learn, tol 1e-9", lambda: OneClassSVM(gamma=gamma, nu=0.1, tol=1e-9).fit(X)
+
+
+def water_filling(noise):
+    def levels():
+        ordered = np.sort(noise)
+        level = (1e5 + np.cumsum(ordered)) / np.arange(1, len(noise) + 1)
+        return np.maximum(level[np.sum(level > ordered) - 1] - noise, 0)
+
+    return "NumPy, sorting", levels
+
+
+def bounded_least_squares(y, X):
+    return "SciPy lsq_linear", lambda: scipy.optimize.lsq_linear(X, y, (0.0, 0.5), tol=1e-10)
+
+
+def logistic_regression(X, labels):
+    def loss(b):
+        margin = labels * (X @ b)
+        return np.logaddexp(0, -margin).sum(), -X.T @ (labels / (1 + np.exp(margin)))
+
+    options = {"ftol": 1e-15, "gtol": 1e-9}
+    start, bounds = np.zeros(X.shape[1]), [(-0.1, 0.1)] * X.shape[1]
+    run = scipy.optimize.minimize
+    return "SciPy L-BFGS-B", lambda: run(loss, start, jac=True, bounds=bounds, method="L-BFGS-B", options=options)
+
+
+def isotonic_regression(y):
+    return "scikit-learn", lambda: sklearn.isotonic.isotonic_regression(y)
+
+
+def quantile_regression(y, X, tau=0.9):
+    A, q = sp.csc_matrix(X.T), -y
+    return "HiGHS", lambda: scipy.optimize.linprog(q, A_eq=A, b_eq=np.zeros(X.shape[1]), bounds=(tau - 1, tau))
+
+
+def economic_dispatch(demand, quadratic, linear_costs, lower, upper):
+    return by_clarabel(
+        sp.diags(np.asarray(quadratic)),
+        np.asarray(linear_costs),
+        np.ones((1, len(lower))),
+        [float(demand)],
+        np.asarray(lower),
+        np.asarray(upper),
+    )
+
+
+def optimal_power_flow(demand, network):
+    options = pypower.ppoption(VERBOSE=0, OUT_ALL=0)
+    return "pypower", lambda: pypower.rundcopf(pypower.case300(), options)
+
+
+def predictive_control(state, regulator):
+    from kkt_solvers.problems import PredictiveControl
+
+    problem = PredictiveControl(regulator, state)
+    values, at = problem.equality.A.coordinates()
+    A = sp.coo_matrix((np.asarray(values), np.asarray(at).T), shape=problem.equality.A.shape)
+    bounds = np.asarray(problem.box.lower), np.asarray(problem.box.upper)
+    P = sp.block_diag(np.asarray(problem.objective.P.blocks))
+    return by_clarabel(P, np.asarray(problem.objective.q), A, np.asarray(problem.equality.b), *bounds)
+
+
+def optimal_transport(cost, source, target, epsilon):
+    def plan(cost):
+        of = geometry.Geometry(cost, epsilon=epsilon, scale_cost=1.0)
+        return linear.solve(of, jnp.asarray(source), jnp.asarray(target), threshold=1e-9, max_iterations=100_000).matrix
+
+    compiled = jax.jit(plan)
+    return "ott-jax, 1e-9", lambda: jax.block_until_ready(compiled(cost))
+
+
+def chemical_equilibrium(*_):
+    gas = cantera.Solution("gri30.yaml")
+
+    def balance():
+        gas.TPX = 2000.0, gas.reference_pressure, "CH4:1, O2:2.2, N2:8, AR:0.1"
+        gas.equilibrate("TP", rtol=1e-12)
+
+    return "Cantera", balance
+
+
+TOOLS = {
+    name: value
+    for name, value in list(globals().items())
+    if callable(value) and getattr(value, "__module__", "") == __name__ and name not in ("by_clarabel", "with_factors")
+}
