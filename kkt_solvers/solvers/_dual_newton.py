@@ -230,9 +230,10 @@ def _minimiser(objective: Separable, z: jax.Array, lower: jax.Array, upper: jax.
 
 def _slope(objective: Separable, z: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
     """`psi'(z)` by one evaluation of the minimiser; not to be differentiated itself."""
-    if objective.minimiser is None:
+    minimiser = objective.minimiser
+    if minimiser is None:
         return slope_of_minimiser(objective, z, lower, upper)
-    free, slope = jax.jvp(lambda z: objective.minimiser(z, objective.theta), (z,), (jnp.ones_like(z),))
+    free, slope = jax.jvp(lambda z: minimiser(z, objective.theta), (z,), (jnp.ones_like(z),))
     return jnp.where((free < lower) | (free > upper), 0.0, slope)
 
 

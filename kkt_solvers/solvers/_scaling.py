@@ -25,7 +25,7 @@ class _Sweep(NamedTuple):
     v: jax.Array
     error: jax.Array  # of the sums of rows, relative to the total
     rate: jax.Array  # by which the last sweep reduced it
-    count: jax.Array
+    made: jax.Array
 
 
 def scaled_potentials(objective: Separable, A: Marginals, target: jax.Array) -> jax.Array:
@@ -39,11 +39,11 @@ def scaled_potentials(objective: Separable, A: Marginals, target: jax.Array) -> 
         v = where(columns > 0, columns / (now.u @ K), 1.0)
         sums = K @ v
         error = relative(jnp.sum(jnp.abs(now.u * sums - rows)), jnp.sum(rows))
-        return _Sweep(where(rows > 0, rows / sums, 1.0), v, error, error / now.error, now.count + 1)
+        return _Sweep(where(rows > 0, rows / sums, 1.0), v, error, error / now.error, now.made + 1)
 
     def worth(now: _Sweep) -> jax.Array:
         left = jnp.log(small / now.error) / jnp.log(jnp.minimum(now.rate, 1 - small))
-        return (now.error > small) & (now.count < _MOST) & ((now.count < _LEAST) | (left < _WORTH))
+        return (now.error > small) & (now.made < _MOST) & ((now.made < _LEAST) | (left < _WORTH))
 
     def stage(state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         _, g, e = state
