@@ -211,13 +211,13 @@ def _cholesky_inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Product, ja
 
 
 def _sparse_inverse(K: KKTMatrix) -> tuple[Product, jax.Array]:
-    least = 1e-4 * regularisation(K.D.dtype)
+    least = regularisation(jnp.float64)  # the host computes in float64
     H, delta = K.H, jnp.full(K.A.shape[0], least, K.D.dtype)
     if K.elastic is not False:
         one = jnp.ones((), K.D.dtype)
         H, delta = H.congruent(jnp.ones_like(K.D), where(K.elastic, 0.0, one)), where(K.elastic, one, delta)
     added = jnp.concatenate([least * K.free, where(delta < 1, -delta, 0.0)])
-    return sparse.factorised(H, K.A, K.free, K.D + least * K.free, delta, 0.0), added
+    return sparse.factorised(H, K.A, K.free, K.D + least * K.free, delta), added
 
 
 # -------------------------------------------------------------------------------------------- small matrices
