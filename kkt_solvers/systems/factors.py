@@ -17,8 +17,8 @@ except ImportError:
     qdldl = None
 
 _REFINEMENTS = 8
-_ACCURATE = 1e-13  # the backward error that refinement aims at, in the norm of the largest entry,
-_ROUGH = 1e-11  # and the largest one that is accepted of a factor without pivoting
+# The backward error that is enough, in the norm of the largest entry: one more refinement by the caller makes it rounding.
+_ENOUGH = 1e-9
 
 
 class Data(NamedTuple):
@@ -51,8 +51,9 @@ class Pattern:
         # JAX pads with indices beyond the shape. `P` is symmetric: its upper triangle is enough.
         self.of_P = np.flatnonzero(self.used[0] & (i <= j) & (j < n))
         self.of_A = np.flatnonzero(self.used[1] & (row < N - n) & (column < n))
-        rows = np.concatenate([i[self.of_P], column[self.of_A], np.arange(N)])
-        columns = np.concatenate([j[self.of_P], n + row[self.of_A], np.arange(N)])
+        self.masked = i, j, column = i[self.of_P], j[self.of_P], column[self.of_A]
+        rows = np.concatenate([i, column, np.arange(N)])
+        columns = np.concatenate([j, n + row[self.of_A], np.arange(N)])
         places, self.place = np.unique(columns * N + rows, return_inverse=True)
         self.columns, self.rows = np.divmod(places, N)
 
@@ -61,10 +62,9 @@ class Pattern:
         return self.size == (data.d.size, data.delta.size) and all(np.array_equal(*pair) for pair in pairs)
 
     def values(self, data: Data) -> np.ndarray:
-        parts = data.P[self.of_P], data.A[self.of_A], data.d, -data.delta
-        values = np.bincount(self.place, np.concatenate(parts).astype(float), self.rows.size)
-        mask = np.concatenate([data.mask, np.ones(self.size[1])])
-        return values * np.where(self.rows == self.columns, 1.0, mask[self.rows] * mask[self.columns])
+        mask, (i, j, column) = data.mask.astype(float), self.masked
+        P, A = data.P[self.of_P] * mask[i] * mask[j], data.A[self.of_A] * mask[column]
+        return np.bincount(self.place, np.concatenate([P, A, data.d, -data.delta]), self.rows.size)
 
 
 class Workspace:
@@ -131,7 +131,7 @@ class Workspace:
         b = self._scale * b
         if self._sound_ldl:
             x, error = self._refined(self._ldl, b)
-            if error <= _ROUGH:
+            if error <= _ENOUGH:
                 return self._scale * x
         pivoted = self._pivoted()
         return self._scale * self._refined(pivoted, b)[0] if pivoted else np.full_like(b, np.nan)
@@ -148,6 +148,6 @@ class Workspace:
                 break
             x, smallest = following, left
             error = left / (size + np.max(np.abs(x), initial=0) + np.finfo(float).tiny)
-            if error <= _ACCURATE:
+            if error <= _ENOUGH:
                 break
         return x, error
