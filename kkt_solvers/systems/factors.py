@@ -17,8 +17,13 @@ except ImportError:
     qdldl = None
 
 _REFINEMENTS = 8
-# The backward error that is enough, in the norm of the largest entry: one more refinement by the caller makes it rounding.
-_ENOUGH = 1e-9
+_ENOUGH = 1e-7  # the largest backward error, in the norm of the largest entry; the caller refines further
+# Beside a bound that it is near to, a coordinate is hardly coupled to the others. A factor without entries this small is
+# found in a third of the time for 3000 variables, in all, and costs two or three more refinements.
+_SMALL = 5e-3  # in a matrix whose rows are scaled to about one,
+_LARGE = 2000  # and of more rows than this; in smaller ones a factor costs no more than the refinements
+_PIVOTED = -1.0  # in place of a size of small entries
+_SOLVERS = 2  # that a workspace keeps: that of all entries, and that of an active set
 
 
 class Data(NamedTuple):
@@ -32,8 +37,8 @@ class Data(NamedTuple):
     d: np.ndarray
     delta: np.ndarray
 
-    def equals(self, other: "Data") -> bool:
-        return all(map(np.array_equal, self[::-1], other[::-1]))  # what changes most comes last
+    def equals(self, other: "Data | None") -> bool:
+        return other is not None and all(map(np.array_equal, self[::-1], other[::-1]))  # what changes most comes last
 
 
 class Pattern:
@@ -68,81 +73,79 @@ class Pattern:
 
 
 class Workspace:
-    """A pattern without the rows and columns that are masked, and the last matrix with its factor. It is used by one
-    thread at a time."""
+    """A pattern, its last matrix, and a factor of that. It is used by one thread at a time."""
 
-    def __init__(self, pattern: Pattern, mask: np.ndarray):
-        (n, m), rows, columns = pattern.size, pattern.rows, pattern.columns
-        self.pattern, self.moving, self.data = pattern, mask != 0, None
-        moving = np.concatenate([self.moving, np.ones(m, bool)])
-        self.kept = np.flatnonzero((rows == columns) | (moving[rows] & moving[columns]))
-        self.rows, self.columns = rows[self.kept].astype(np.int32), columns[self.kept].astype(np.int32)
-        self.starts = np.searchsorted(self.columns, np.arange(n + m + 1)).astype(np.int32)
-        self._ldl: Any = None
-
-    def _matrix(self, values: np.ndarray) -> Any:
-        return scipy.sparse.csc_matrix((values, self.rows, self.starts), (self.starts.size - 1,) * 2)
+    def __init__(self, pattern: Pattern):
+        self.pattern, self.data = pattern, None
+        N = sum(pattern.size)
+        self._rows, self._diagonal = pattern.rows.astype(np.int32), pattern.rows == pattern.columns
+        self._starts = np.searchsorted(pattern.columns, np.arange(N + 1)).astype(np.int32)
+        self._solvers: list[tuple[np.ndarray, Any]] = []  # of qdldl, each with the entries that it factorises
 
     def update(self, data: Data) -> None:
-        self.data = Data(*map(np.copy, data))
-        values = self.pattern.values(data)[self.kept]
-        self._sound = bool(np.all(np.isfinite(values)))
-        if not self._sound:
+        self.data, self._factor, self._attempts = Data(*map(np.copy, data)), None, []
+        values, rows, columns = self.pattern.values(data), self._rows, self.pattern.columns
+        if not np.all(np.isfinite(values)):
             return
-        norms = np.maximum.reduceat(np.abs(values), self.starts[:-1])
-        np.maximum.at(norms, self.rows, np.abs(values))
+        norms = np.maximum.reduceat(np.abs(values), self._starts[:-1])
+        np.maximum.at(norms, rows, np.abs(values))
         self._scale = scale = 1 / np.sqrt(np.where(norms > 0, norms, 1.0))
-        self._upper = self._matrix(values * scale[self.rows] * scale[self.columns])
-        self._diagonal = self._upper.diagonal()
-        self._lu, self._sound_ldl = None, qdldl is not None and self._factorise()
+        self._values = values * scale[rows] * scale[columns]
+        self._upper, self._on_diagonal = self._matrix(np.ones_like(self._diagonal)), self._values[self._diagonal]
+        large = norms.size > _LARGE
+        self._attempts = [_PIVOTED] if qdldl is None else [*([_SMALL] if large else []), 0.0, _PIVOTED]
 
-    def _factorise(self) -> bool:
-        assert qdldl is not None
+    def _matrix(self, kept: np.ndarray) -> Any:
+        """The upper triangle of the scaled matrix, of the entries `kept`."""
+        starts = np.concatenate([[0], np.cumsum(kept)])[self._starts].astype(np.int32)
+        return scipy.sparse.csc_matrix((self._values[kept], self._rows[kept], starts), (starts.size - 1,) * 2)
+
+    def _factorised(self, small: float) -> Any:
+        """A factor of the entries larger than `small`, and the diagonal; `None` where a pivot is zero."""
+        kept = self._diagonal | (np.abs(self._values) > max(small, 0.0))
+        upper = self._matrix(kept)
         try:
-            if self._ldl is None:
-                self._ldl = qdldl.Solver(self._upper, upper=True)
-            else:
-                self._ldl.update(self._upper, upper=True)
-        except (RuntimeError, ValueError):  # a pivot is zero
-            self._ldl = None
-        return self._ldl is not None
-
-    def _pivoted(self) -> Any:
-        """SuperLU of the scaled matrix; false where it is singular."""
-        if self._lu is None:
-            U = self._upper
-            K = (U + scipy.sparse.triu(U, 1).T).tocsc()
-            K.eliminate_zeros()
-            try:
+            if small == _PIVOTED:
                 # A pivot off the diagonal is taken only where that on it is tiny: nearly the fill of a symmetric
                 # factorisation, the accuracy of a pivoted one.
-                options = {"SymmetricMode": True}
-                self._lu = scipy.sparse.linalg.splu(
-                    K, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=1e-3, options=options
+                return scipy.sparse.linalg.splu(
+                    (upper + scipy.sparse.triu(upper, 1).T).tocsc(),
+                    permc_spec="MMD_AT_PLUS_A",
+                    diag_pivot_thresh=1e-3,
+                    options={"SymmetricMode": True},
                 )
-            except RuntimeError:
-                self._lu = False
-        return self._lu
+            assert qdldl is not None
+            found = next((i for i, (known, _) in enumerate(self._solvers) if np.array_equal(known, kept)), None)
+            if found is None:
+                solver = qdldl.Solver(upper, upper=True)
+            else:
+                solver = self._solvers.pop(found)[1]
+                solver.update(upper, upper=True)
+        except (RuntimeError, ValueError):
+            return None
+        self._solvers = [*self._solvers, (kept, solver)][-_SOLVERS:]
+        return solver
 
     def solve(self, b: np.ndarray) -> np.ndarray:
         """`K^{-1} b`, refined; NaN where `K` is singular or an entry is not finite."""
-        if not self._sound or not np.all(np.isfinite(b)):
-            return np.full_like(b, np.nan)
-        b = self._scale * b
-        if self._sound_ldl:
-            x, error = self._refined(self._ldl, b)
-            if error <= _ENOUGH:
-                return self._scale * x
-        pivoted = self._pivoted()
-        return self._scale * self._refined(pivoted, b)[0] if pivoted else np.full_like(b, np.nan)
+        while self._attempts and np.all(np.isfinite(b)):
+            if self._factor is None:
+                self._factor = self._factorised(self._attempts[0])
+            if self._factor is not None:
+                x, error = self._refined(self._scale * b)
+                if error <= _ENOUGH or (self._attempts == [_PIVOTED] and error < 1):
+                    return self._scale * x
+            self._factor = None  # it will not do for other right-hand sides either
+            del self._attempts[0]
+        return np.full_like(b, np.nan)
 
-    def _refined(self, factor: Any, b: np.ndarray) -> tuple[np.ndarray, float]:
+    def _refined(self, b: np.ndarray) -> tuple[np.ndarray, float]:
         """The solution of the scaled system, and its backward error."""
-        size, smallest, error = np.max(np.abs(b), initial=0), np.inf, np.inf
-        x, rest = np.zeros(b.size), b
+        upper, diagonal, size = self._upper, self._on_diagonal, np.max(np.abs(b), initial=0)
+        x, rest, smallest, error = np.zeros(b.size), b, np.inf, np.inf
         for _ in range(_REFINEMENTS):
-            following = x + factor.solve(rest)
-            rest = b - (self._upper @ following + following @ self._upper - self._diagonal * following)
+            following = x + self._factor.solve(rest)
+            rest = b - (upper @ following + following @ upper - diagonal * following)
             left = np.max(np.abs(rest), initial=0)
             if not left < 0.5 * smallest:
                 break

@@ -53,19 +53,13 @@ def _solve(b: Any, *parts: Any) -> np.ndarray:
 
 def _taken(data: Data) -> Workspace:
     """A workspace with the factor of the matrix, and for this thread alone."""
-    pattern, found, known = None, None, False
     with _lock:
-        for workspace in reversed(_idle):
-            known = workspace.data is not None and workspace.data.equals(data)
-            if known:
-                found = workspace
-                break
-            if found is None and (workspace.pattern is pattern or workspace.pattern.fits(data)):
-                pattern = workspace.pattern
-                found = workspace if np.array_equal(workspace.moving, data.mask != 0) else None
+        found = next((workspace for workspace in reversed(_idle) if data.equals(workspace.data)), None)
+        known = found is not None
+        found = found or next((workspace for workspace in reversed(_idle) if workspace.pattern.fits(data)), None)
         if found is not None:
             _idle.remove(found)
-    found = found or Workspace(pattern or Pattern(data), data.mask)
+    found = found or Workspace(Pattern(data))
     if not known:
         found.update(data)
     return found
