@@ -82,7 +82,8 @@ def _like(value: Any, y: Any) -> np.ndarray:
 
 def _matrix(value: Any) -> Any:
     if isinstance(value, BCOO):
-        entries, (rows, columns) = np.asarray(value.data, np.float64), np.asarray(value.indices).T
+        inside = np.all(np.asarray(value.indices) < value.shape, axis=1)  # the rest is padding
+        entries, (rows, columns) = np.asarray(value.data, np.float64)[inside], np.asarray(value.indices)[inside].T
         return sp.coo_array((entries, (rows, columns)), shape=value.shape).tocsr()
     if isinstance(value, (kkt.BlockDiagonal, kkt.BlockBidiagonal)):
         value = value.dense()

@@ -11,7 +11,7 @@ adds. Usually `G = F` and `c = 0`; the elastic problem of the interior point has
 | `Zero`, `Diagonal`, `Dense` | Cholesky factors of `G H G + D` and of the Schur complement |
 | `LowRank(d, V)` | the same of `diag(d) + D`, with the rows `V'` below `A`: `V V'dy = V t` with `t = V'dy` |
 | `BlockDiagonal` or diagonal, `A` a `BlockBidiagonal` | the same, stage by stage: `stages.py` |
-| `Sparse`, or `A` is one | SuperLU of the whole matrix, on the host |
+| `Sparse`, or `A` is one | a sparse factor of the whole matrix, on the host: `factors.py` |
 
 The factorised matrix is regularised, so that the factors exist for dependent rows and flat objectives. Iterative
 refinement with the true matrix removes the regularisation again.

@@ -1,8 +1,8 @@
-"""Factors of sparse KKT matrices on the host CPU: what a pattern tells is found once, then numbers are updated.
+"""Factors of sparse KKT matrices on the host CPU: a pattern is analysed once, then its numbers are updated.
 
-`qdldl` (optional) keeps the ordering and the symbolic factor of a pattern. It does not pivot: a quasidefinite matrix has
-a factor for every symmetric ordering, and iterative refinement makes it accurate. Where the refined residual is not
-rounding, and where `qdldl` is not installed, SuperLU of SciPy factorises the matrix, pivoted.
+`qdldl` (optional) keeps the ordering and the symbolic factor of a pattern. It does not pivot: a quasidefinite matrix
+has a factor for every symmetric ordering, and iterative refinement makes it accurate. If refinement fails, or `qdldl`
+is not installed, SuperLU of SciPy factorises the matrix, with pivoting.
 """
 
 from typing import Any, NamedTuple
@@ -18,27 +18,25 @@ except ImportError:
 
 _REFINEMENTS = 8
 _ENOUGH = 1e-7  # the largest backward error, in the norm of the largest entry; the caller refines further
-# Beside a bound that it is near to, a coordinate is hardly coupled to the others. A factor without entries this small is
-# found in a third of the time for 3000 variables, in all, and costs two or three more refinements.
-_SMALL = 5e-3  # in a matrix whose rows are scaled to about one,
-_LARGE = 2000  # and of more rows than this; in smaller ones a factor costs no more than the refinements
+# A coordinate near its bound is hardly coupled to the others. The factor leaves out entries of the scaled matrix that
+# are this small: for a random program of 3000 variables this halves the time of all factors, and refinement takes two
+# or three more steps. Matrices of fewer rows than `_LARGE` do not gain.
+_SMALL = 5e-3
+_LARGE = 2000
 _PIVOTED = -1.0  # in place of a size of small entries
 _SOLVERS = 2  # that a workspace keeps: that of all entries, and that of an active set
 
 
 class Data(NamedTuple):
-    """The parts of `K`: see `sparse.py`."""
+    """The parts of `K`, see `sparse.py`: how many entries each has, all numbers, and the indices of `P` and `A`."""
 
-    P: np.ndarray
-    P_at: np.ndarray
-    A: np.ndarray
-    A_at: np.ndarray
-    mask: np.ndarray
-    d: np.ndarray
-    delta: np.ndarray
+    sizes: tuple[int, int, int, int]  # of P, A, d and delta
+    numbers: np.ndarray  # P, A, mask, d, delta
+    at: np.ndarray
 
-    def equals(self, other: "Data | None") -> bool:
-        return other is not None and all(map(np.array_equal, self[::-1], other[::-1]))  # what changes most comes last
+    def parts(self) -> list[np.ndarray]:
+        of_P, of_A, n, _ = self.sizes
+        return np.split(self.numbers.astype(float), np.cumsum([of_P, of_A, n, n]))
 
 
 class Pattern:
@@ -48,42 +46,55 @@ class Pattern:
     """
 
     def __init__(self, data: Data):
-        n, N = data.d.size, data.d.size + data.delta.size
-        self.size = n, N - n
-        self.at = data.P_at.copy(), data.A_at.copy()  # the buffers are JAX's
-        self.used = data.P != 0, data.A != 0
-        (i, j), (row, column) = data.P_at.astype(np.int64).T, data.A_at.astype(np.int64).T
+        self.sizes, self.at, self.used = data.sizes, data.at.copy(), self._used(data)  # the buffers are JAX's
+        of_P, _, n, m = data.sizes
+        N = n + m
+        places, used_P, used_A = data.at.astype(np.int64), self.used[:of_P], self.used[of_P:]
+        (i, j), (row, column) = places[:of_P].T, places[of_P:].T
         # JAX pads with indices beyond the shape. `P` is symmetric: its upper triangle is enough.
-        self.of_P = np.flatnonzero(self.used[0] & (i <= j) & (j < n))
-        self.of_A = np.flatnonzero(self.used[1] & (row < N - n) & (column < n))
+        self.of_P = np.flatnonzero(used_P & (i <= j) & (j < n))
+        self.of_A = np.flatnonzero(used_A & (row < m) & (column < n))
         self.masked = i, j, column = i[self.of_P], j[self.of_P], column[self.of_A]
         rows = np.concatenate([i, column, np.arange(N)])
         columns = np.concatenate([j, n + row[self.of_A], np.arange(N)])
         places, self.place = np.unique(columns * N + rows, return_inverse=True)
         self.columns, self.rows = np.divmod(places, N)
 
+    @staticmethod
+    def _used(data: Data) -> np.ndarray:
+        return data.numbers[: len(data.at)] != 0
+
     def fits(self, data: Data) -> bool:
-        pairs = zip((*self.at, *self.used), (data.P_at, data.A_at, data.P != 0, data.A != 0), strict=True)
-        return self.size == (data.d.size, data.delta.size) and all(np.array_equal(*pair) for pair in pairs)
+        return (
+            self.sizes == data.sizes
+            and np.array_equal(self.at, data.at)
+            and np.array_equal(self.used, self._used(data))
+        )
 
     def values(self, data: Data) -> np.ndarray:
-        mask, (i, j, column) = data.mask.astype(float), self.masked
-        P, A = data.P[self.of_P] * mask[i] * mask[j], data.A[self.of_A] * mask[column]
-        return np.bincount(self.place, np.concatenate([P, A, data.d, -data.delta]), self.rows.size)
+        P, A, mask, d, delta = data.parts()
+        i, j, column = self.masked
+        P, A = P[self.of_P] * mask[i] * mask[j], A[self.of_A] * mask[column]
+        return np.bincount(self.place, np.concatenate([P, A, d, -delta]), self.rows.size)
 
 
 class Workspace:
     """A pattern, its last matrix, and a factor of that. It is used by one thread at a time."""
 
     def __init__(self, pattern: Pattern):
-        self.pattern, self.data = pattern, None
-        N = sum(pattern.size)
+        self.pattern, self._numbers = pattern, None
+        N = sum(pattern.sizes[2:])
         self._rows, self._diagonal = pattern.rows.astype(np.int32), pattern.rows == pattern.columns
         self._starts = np.searchsorted(pattern.columns, np.arange(N + 1)).astype(np.int32)
         self._solvers: list[tuple[np.ndarray, Any]] = []  # of qdldl, each with the entries that it factorises
 
+    def holds(self, data: Data) -> bool:
+        """Whether `data` are those of the last matrix."""
+        known = self._numbers is not None and self._numbers.dtype == data.numbers.dtype
+        return known and np.array_equal(self._numbers, data.numbers) and self.pattern.fits(data)
+
     def update(self, data: Data) -> None:
-        self.data, self._factor, self._attempts = Data(*map(np.copy, data)), None, []
+        self._numbers, self._factor, self._attempts = data.numbers.copy(), None, []
         values, rows, columns = self.pattern.values(data), self._rows, self.pattern.columns
         if not np.all(np.isfinite(values)):
             return
@@ -91,7 +102,8 @@ class Workspace:
         np.maximum.at(norms, rows, np.abs(values))
         self._scale = scale = 1 / np.sqrt(np.where(norms > 0, norms, 1.0))
         self._values = values * scale[rows] * scale[columns]
-        self._upper, self._on_diagonal = self._matrix(np.ones_like(self._diagonal)), self._values[self._diagonal]
+        upper, self._on_diagonal = self._matrix(np.ones_like(self._diagonal)), self._values[self._diagonal]
+        self._triangles = upper, upper.T
         large = norms.size > _LARGE
         self._attempts = [_PIVOTED] if qdldl is None else [*([_SMALL] if large else []), 0.0, _PIVOTED]
 
@@ -141,11 +153,11 @@ class Workspace:
 
     def _refined(self, b: np.ndarray) -> tuple[np.ndarray, float]:
         """The solution of the scaled system, and its backward error."""
-        upper, diagonal, size = self._upper, self._on_diagonal, np.max(np.abs(b), initial=0)
+        (upper, lower), size = self._triangles, np.max(np.abs(b), initial=0)
         x, rest, smallest, error = np.zeros(b.size), b, np.inf, np.inf
         for _ in range(_REFINEMENTS):
             following = x + self._factor.solve(rest)
-            rest = b - (upper @ following + following @ upper - diagonal * following)
+            rest = b - (upper @ following + lower @ following - self._on_diagonal * following)
             left = np.max(np.abs(rest), initial=0)
             if not left < 0.5 * smallest:
                 break
