@@ -16,6 +16,7 @@ import scipy.sparse as sp
 from jax.experimental.sparse import BCOO
 
 import kkt_solvers as kkt
+from kkt_solvers.data.matrix import Matrix
 
 # A solver's own tolerance, times this. The norms here are not those of the library, and a few tests solve loosely: what
 # is looked for is a wrong problem solved, not a digit.
@@ -82,9 +83,10 @@ def _like(value: Any, y: Any) -> np.ndarray:
 
 def _matrix(value: Any) -> Any:
     if isinstance(value, BCOO):
-        entries, (rows, columns) = np.asarray(value.data, np.float64), np.asarray(value.indices).T
+        inside = np.all(np.asarray(value.indices) < value.shape, axis=1)  # the rest is padding
+        entries, (rows, columns) = np.asarray(value.data, np.float64)[inside], np.asarray(value.indices)[inside].T
         return sp.coo_array((entries, (rows, columns)), shape=value.shape).tocsr()
-    if isinstance(value, (kkt.BlockDiagonal, kkt.BlockBidiagonal, kkt.Marginals)):
+    if isinstance(value, Matrix) and not isinstance(value, kkt.LowRank):
         value = value.dense()
     return np.asarray(value, np.float64)
 

@@ -18,7 +18,7 @@ from kkt_solvers.data.problem import Affine, Box, Equality, FlatProblem, Operato
 from kkt_solvers.data.sizes import middle_of_box, natural_sizes, unit_of_data
 from kkt_solvers.data.solution import Dual, Solution
 from kkt_solvers.data.stages import BlockDiagonal
-from kkt_solvers.numerics.arrays import cast, float_dtype, is_concrete
+from kkt_solvers.numerics.arrays import cast, float_dtype, in_range, is_concrete
 from kkt_solvers.numerics.hoist import hoist
 
 _FORM_UP_TO = 3e7  # entries of the matrix of an equality, or of P, given as a function
@@ -76,6 +76,7 @@ def check_init(init: Any) -> None:
 def is_valid(flat: FlatProblem) -> jax.Array:
     """The same test on a flat problem, traced: a boolean scalar."""
     checks = [good(leaf) for _, value, good in _parts(flat, jnp) for leaf in _floats(value)]
+    checks += [in_range(M) for _, M, _ in _parts(flat, jnp) if isinstance(M, BCOO)]
     alike: dict[tuple[int, ...], jax.Array] = {}  # one reduction for all of a shape
     for check in (*checks, flat.box.lower <= flat.box.upper):
         alike[check.shape] = alike.get(check.shape, True) & check

@@ -52,15 +52,45 @@ def floating_tree(tree: Any, name: str) -> Any:
 
 
 def matrix(value: Any, name: str) -> jax.Array | BCOO:
-    """A dense array or a `BCOO` matrix; scipy.sparse matrices become `BCOO`."""
+    """A dense array or a `BCOO` matrix; scipy.sparse matrices become `BCOO`. Duplicates are summed: the first one holds
+    the sum, the others are zero."""
     if scipy.sparse.issparse(value):
-        value = value.tocoo()
+        try:
+            value = value.tocoo()
+        except ValueError as error:
+            raise ValueError(
+                f"{name} has shape {value.shape} and an entry at an index outside of it ({error}); count rows and "
+                "columns from zero, or pass the larger shape"
+            ) from error
         value.sum_duplicates()
         indices = np.stack([value.row, value.col], axis=1)
-        return BCOO((floating(value.data, name), jnp.asarray(indices)), shape=value.shape)
-    if isinstance(value, BCOO):
-        return BCOO((floating(value.data, name), value.indices), shape=value.shape)
-    return floating(value, name)
+        value = BCOO((floating(value.data, name), jnp.asarray(indices)), shape=value.shape)
+    if not isinstance(value, BCOO):
+        return floating(value, name)
+    value = BCOO((floating(value.data, name), value.indices), shape=value.shape)
+    if not is_concrete(value.indices):
+        return value
+    at, data = np.asarray(value.indices), value.data
+    good = in_range(value, np) if is_concrete(data) else np.ones(1, bool)
+    if not np.all(good):
+        outside = tuple(map(int, at[~good][0]))
+        raise ValueError(
+            f"{name} has shape {value.shape} and an entry at {outside}, outside of it; count rows and columns from "
+            "zero, or pass the larger shape"
+        )
+    if at.ndim == 2 and data.ndim == 1:
+        _, first, place = np.unique(at, axis=0, return_index=True, return_inverse=True)
+        if first.size < len(at):
+            data = jnp.zeros_like(data).at[first[np.ravel(place)]].add(data)
+            return BCOO((data, value.indices), shape=value.shape)
+    return value
+
+
+def in_range(M: BCOO, xp: Any = jnp) -> Any:
+    """Whether each entry lies in the shape. JAX pads with zeros at an index that is the shape."""
+    at, data = (xp.asarray(part) for part in (M.indices, M.data))
+    inside = (at >= 0) & (at < xp.asarray(M.shape[-2:]))
+    return inside.all(axis=-1) | ((data == 0) & (at >= 0).all(axis=-1))
 
 
 def diagonal_of(M: jax.Array) -> jax.Array:

@@ -188,12 +188,10 @@ def dual_newton(
     else:
         starts = [jnp.zeros_like(scale), *([] if nu is None else [-jnp.ravel(nu) / scale])]
     first = functools.reduce(less_steep, [at(s, infinite) for s in starts])
-    first = when_any(
-        steepness(first) > tame, lambda: less_steep(first, at(_inside(objective, problem.box, A), infinite)), first
-    )
-    wild = steepness(first) > tame
-    cap = jnp.where(wild, 1e3 * reach, infinite)
-    first = when_any(wild, lambda: at(first.s, cap), first)
+    inside = functools.partial(_inside, objective, problem.box, A)
+    first = when_any(steepness(first) > tame, lambda: less_steep(first, at(inside(), infinite)), first)
+    cap = jnp.where(steepness(first) > tame, 1e3 * reach, infinite)
+    first = when_any(jnp.isfinite(cap), lambda: at(first.s, cap), first)
     smallest = residual(first)
     report(jnp.zeros((), jnp.int32), objective(first.y), absolute(first))
     none, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)

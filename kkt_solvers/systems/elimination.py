@@ -12,7 +12,7 @@ adds. Usually `G = F` and `c = 0`; the elastic problem of the interior point has
 | `LowRank(d, V)` | the same of `diag(d) + D`, with the rows `V'` below `A`: `V V'dy = V t` with `t = V'dy` |
 | `BlockDiagonal` or diagonal, `A` a `BlockBidiagonal` | the same, stage by stage: `stages.py` |
 | diagonal, `A` a `Marginals` | the normal matrix `A (H + D)^{-1} A'`: `normal.py` |
-| `Sparse`, or `A` is one | SuperLU of the whole matrix, on the host |
+| `Sparse`, or `A` is one | a sparse factor of the whole matrix, on the host: `factors.py` |
 
 The factorised matrix is regularised, so that the factors exist for dependent rows and flat objectives. Iterative
 refinement with the true matrix removes the regularisation again.
@@ -226,13 +226,13 @@ def _cholesky_inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Product, ja
 
 
 def _sparse_inverse(K: KKTMatrix) -> tuple[Product, jax.Array]:
-    least = 1e-4 * regularisation(K.D.dtype)
+    least = regularisation(jnp.float64)  # the host computes in float64
     H, delta = K.H, jnp.full(K.A.shape[0], least, K.D.dtype)
     if K.elastic is not False:
         one = jnp.ones((), K.D.dtype)
         H, delta = H.congruent(jnp.ones_like(K.D), where(K.elastic, 0.0, one)), where(K.elastic, one, delta)
     added = jnp.concatenate([least * K.free, where(delta < 1, -delta, 0.0)])
-    return sparse.factorised(H, K.A, K.free, K.D + least * K.free, delta, 0.0), added
+    return sparse.factorised(H, K.A, K.free, K.D + least * K.free, delta), added
 
 
 # -------------------------------------------------------------------------------------------- small matrices

@@ -93,7 +93,8 @@ class LowRankKKT(_Eliminated):
 
 @dataclass(frozen=True)
 class SparseKKT(_Eliminated):
-    """A `Quadratic` with sparse `P` and `A`: SuperLU, through SciPy, on the host CPU (see `sparse.py`)."""
+    """A `Quadratic` with sparse `P` and `A`: a sparse factor on the host CPU, by qdldl if it is installed (the extra
+    `sparse`), else by SuperLU."""
 
     keeps_structure = True
 
