@@ -59,8 +59,8 @@ def matrix(value: Any, name: str) -> jax.Array | BCOO:
             value = value.tocoo()
         except ValueError as error:
             raise ValueError(
-                f"{name} has shape {value.shape} and an entry at an index outside of it ({error}); count rows and columns "
-                "from zero, or pass the larger shape"
+                f"{name} has shape {value.shape} and an entry at an index outside of it ({error}); count rows and "
+                "columns from zero, or pass the larger shape"
             ) from error
         value.sum_duplicates()
         indices = np.stack([value.row, value.col], axis=1)
