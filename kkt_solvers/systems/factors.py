@@ -82,7 +82,9 @@ class Workspace:
     """A pattern, its last matrix, and a factor of that. It is used by one thread at a time."""
 
     def __init__(self, pattern: Pattern):
-        self.pattern, self._numbers = pattern, None
+        self.pattern = pattern
+        self._factor: Any = None
+        self._numbers: np.ndarray | None = None
         N = sum(pattern.sizes[2:])
         self._rows, self._diagonal = pattern.rows.astype(np.int32), pattern.rows == pattern.columns
         self._starts = np.searchsorted(pattern.columns, np.arange(N + 1)).astype(np.int32)
@@ -90,8 +92,8 @@ class Workspace:
 
     def holds(self, data: Data) -> bool:
         """Whether `data` are those of the last matrix."""
-        known = self._numbers is not None and self._numbers.dtype == data.numbers.dtype
-        return known and np.array_equal(self._numbers, data.numbers) and self.pattern.fits(data)
+        known = self._numbers
+        return known is not None and np.array_equal(known, data.numbers) and self.pattern.fits(data)
 
     def update(self, data: Data) -> None:
         self._numbers, self._factor, self._attempts = data.numbers.copy(), None, []
