@@ -8,6 +8,7 @@ import pytest
 import scipy.optimize
 from test_derivative import clarabel_qp
 from test_dual_newton import sinkhorn
+from test_stages import check_the_same
 
 import kkt_solvers as kkt
 from kkt_solvers.data.entropy import gibbs
@@ -33,18 +34,9 @@ def test_the_same_matrix(scaled, plan, rng, x64):
     if scaled:
         e, d = rng.normal(size=m), rng.normal(size=n)
         M, D = M.scaled(jnp.asarray(e), jnp.asarray(d)), e[:, None] * D * d
-    v, w = rng.normal(size=n), rng.normal(size=m)
     assert M.shape == D.shape
-    np.testing.assert_allclose(M.dense(), D)
-    np.testing.assert_allclose(M @ v, D @ v, atol=1e-13)
-    np.testing.assert_allclose(M.adjoint(w), D.T @ w, atol=1e-13)
-    np.testing.assert_allclose(M.absolute().dense(), np.abs(D))
-    np.testing.assert_allclose(M.scaled(jnp.asarray(w), jnp.asarray(v)).dense(), w[:, None] * D * v)
-    for axis, weights in ((0, np.abs(w)), (1, np.abs(v))):
-        np.testing.assert_allclose(M.sums(axis), np.abs(D).sum(axis))
-        np.testing.assert_allclose(M.largest(axis), np.abs(D).max(axis))
-        weighted = np.abs(D) * (weights[:, None] if axis == 0 else weights)
-        np.testing.assert_allclose(M.largest(axis, jnp.asarray(weights)), weighted.max(axis))
+    check_the_same(M, D, rng)
+    w = rng.normal(size=m)
     # The normal matrix and its inverse on its range.
     c = jnp.asarray(rng.uniform(0.1, 2.0, n))
     N, expected = normal(M, c), (D * np.asarray(c)) @ D.T

@@ -47,11 +47,8 @@ def solved(P, q, A, b, lower, upper, **options):
     return kkt.solve(kkt.Problem(kkt.Quadratic(P, q), kkt.Affine(A, b), kkt.Box(lower, upper)), **options)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("which", [0, 1])
-def test_the_same_matrix(which, shape, rng, x64):
-    M = matrices(rng, *shape)[which]
-    D, M = written_out(M), as_matrix(M)
+def check_the_same(M, D, rng):
+    """Every method of a matrix gives what the dense array gives."""
     v, w = rng.normal(size=D.shape[1]), rng.normal(size=D.shape[0])
     np.testing.assert_allclose(M.dense(), D)
     np.testing.assert_allclose(M @ v, D @ v, atol=1e-13)
@@ -68,6 +65,15 @@ def test_the_same_matrix(which, shape, rng, x64):
     again = np.zeros(D.shape)
     again[tuple(np.asarray(at).T)] = values
     np.testing.assert_array_equal(again, D)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("which", [0, 1])
+def test_the_same_matrix(which, shape, rng, x64):
+    M = matrices(rng, *shape)[which]
+    D, M = written_out(M), as_matrix(M)
+    check_the_same(M, D, rng)
+    v = rng.normal(size=D.shape[1])
     if which == 0:
         np.testing.assert_allclose(M.diagonal_entries(), np.diag(D))
         np.testing.assert_allclose(M.off_diagonal().dense(), D - np.diag(np.diag(D)))
