@@ -54,7 +54,7 @@ class Matrix:
         return 0
 
     def dense(self) -> jax.Array:
-        raise NotImplementedError
+        return jax.vmap(self.adjoint)(jnp.eye(self.shape[0]))
 
     def densified(self) -> "Matrix":
         """The same matrix without sparse or low-rank structure: a `Dense`, or itself if it is zero or diagonal."""
