@@ -73,8 +73,7 @@ def _system(flat: FlatProblem, point: Point) -> jax.Array:
     if isinstance(flat.objective, Separable):
         z = -adjoint(flat, point.equality)
         slope = slope_of_minimiser(flat.objective, z, flat.box.lower, flat.box.upper)
-        rows = flat.rows.dense()
-        return (rows * slope) @ rows.T
+        return flat.rows.normal(slope)
     lower, upper = active_bounds(flat, point)
     free = (~(lower | upper)).astype(point.primal.dtype)
     return KKTMatrix(hessian(flat, point.primal), flat.rows, 1 - free, free).dense()

@@ -31,7 +31,7 @@ def OptimalTransport(cost: Any, source: Any, target: Any, epsilon: Any) -> Probl
         epsilon: a positive scalar, in units of the cost.
 
     Raises `ValueError` for masses that are negative or do not balance and an `epsilon` that is not positive; traced
-    ones make the problem `Status.INVALID`. `DualNewton`, the default solver, takes O(a b (a + b)^2) an iteration.
+    ones make the problem `Status.INVALID`. `DualNewton`, the default solver, takes O(a b min(a, b)) an iteration.
 
     >>> import kkt_solvers as kkt
     >>> from kkt_solvers.problems import OptimalTransport

@@ -116,7 +116,7 @@ class Marginals(Matrix):
         """`r`, `c` and `W` of `A diag(w) A' = [[diag(r), W], [W', diag(c)]]`."""
         W = self.by_rows(self._weighted(self._weighted(w)))
         of_rows, of_columns = self.both(self._scaled(self._ones(self.shape[0])))
-        sums = self._scaled(self._scaled(jnp.concatenate([jnp.sum(W, axis=1), jnp.sum(W, axis=0)])))
+        sums = self._scaled(self.product(self._weighted(w)))
         return sums[: len(W)], sums[len(W) :], of_rows * W * of_columns
 
     def stored(self) -> int:
