@@ -28,6 +28,7 @@ from kkt_solvers.conditions.elementwise import slope_of_minimiser
 from kkt_solvers.conditions.multipliers import Point, bound_multipliers, held_by, reduced_gradient
 from kkt_solvers.conditions.residuals import adjoint, lagrangian_minimiser
 from kkt_solvers.data.entropy import is_logistic, sigmoid
+from kkt_solvers.data.inequality import linearised
 from kkt_solvers.data.objectives import Separable, hessian_product
 from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.numerics.arrays import block_sum, full_precision, largest, where
@@ -62,10 +63,6 @@ def _dead_or_alive(tangents: Any, live: jax.Array) -> Any:
     return jax.tree.map(lambda d: d if d.dtype == jax.dtypes.float0 else d * live, tangents)
 
 
-def _equality_residual(problem: FlatProblem, y: jax.Array) -> jax.Array:
-    return problem.equality.product(y) - problem.equality.target
-
-
 Tangents = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 
@@ -75,7 +72,7 @@ def _separable_rule(problem: FlatProblem, objective: Separable, point: Point, d_
     y, nu, (lower, upper) = point.primal, point.equality, (problem.box.lower, problem.box.upper)
     _, t = jax.jvp(lambda p: lagrangian_minimiser(p, nu), (problem,), (d_problem,))
     slope = slope_of_minimiser(objective, -adjoint(problem, nu), lower, upper)
-    _, d_residual = jax.jvp(lambda p: _equality_residual(p, y), (problem,), (d_problem,))
+    _, d_residual = jax.jvp(lambda p: p.equality.residual(y), (problem,), (d_problem,))
     right = problem.equality.product(t) + d_residual
     d_nu = solve_semidefinite(normal(problem.rows, slope), jnp.ravel(right)).reshape(right.shape)
     _, d_bounds = jax.jvp(lambda p, nu: bound_multipliers(p, y, nu), (problem, nu), (d_problem, d_nu))
@@ -102,7 +99,7 @@ def _logistic_rule(problem: FlatProblem, objective: Separable, point: Point, d_p
     t, c = where(faint, slope * dz, t), jnp.exp(-far)
     pivot = block_sum(slope * row * row)
     inverse = where(pivot > 0, 1 / where(pivot > 0, pivot, 1.0), 0.0)
-    _, d_residual = jax.jvp(lambda p: _equality_residual(p, y), (problem,), (d_problem,))
+    _, d_residual = jax.jvp(lambda p: p.equality.residual(y), (problem,), (d_problem,))
     along, across = inverse * problem.equality.product(t), inverse * d_residual
     d_nu = along + jnp.minimum(jnp.exp(far), info.max) * across
     _, d_bounds = jax.jvp(lambda p, nu: bound_multipliers(p, y, nu), (problem, nu), (d_problem, d_nu))
@@ -116,7 +113,7 @@ def active_bounds(problem: FlatProblem, point: Point) -> tuple[jax.Array, jax.Ar
     says which of the two bounds the coordinate moves with; the lower one, if it is zero.
     """
     box = problem.box
-    lower, upper = held_by(problem, point.primal, point.equality, point.lower, point.upper)
+    lower, upper = held_by(linearised(problem, point.primal), point.primal, point.equality, point.lower, point.upper)
     fixed = box.lower == box.upper
     lower = (lower & ~upper) | (fixed & ~upper)
     return lower, upper
@@ -128,7 +125,8 @@ def _general_rule(linear: KKTSystem, problem: FlatProblem, point: Point, d_probl
     moved = where(at_lower, d_problem.box.lower, 0.0) + where(at_upper, d_problem.box.upper, 0.0)
 
     _, d_gradient = jax.jvp(lambda p: reduced_gradient(p, y, nu), (problem,), (d_problem,))
-    _, d_residual = jax.jvp(lambda p: _equality_residual(p, y), (problem,), (d_problem,))
+    _, d_residual = jax.jvp(lambda p: p.equality.residual(y), (problem,), (d_problem,))
+    problem = linearised(problem, y, nu)
     d_gradient = d_gradient + hessian_product(problem.objective, y, moved)
     d_residual = d_residual + problem.equality.product(moved)
     mask = (~(at_lower | at_upper)).astype(y.dtype)
@@ -148,7 +146,7 @@ def optimal_value(problem: FlatProblem, point: Point) -> jax.Array:
 def _lagrangian(problem: FlatProblem, point: Point) -> jax.Array:
     y, box = point.primal, problem.box
     value = problem.objective(y)
-    value = value + jnp.vdot(point.equality, _equality_residual(problem, y))
+    value = value + jnp.vdot(point.equality, problem.equality.residual(y))
     lower = where(point.lower == 0, 0.0, y - box.lower)
     upper = where(point.upper == 0, 0.0, y - box.upper)
     return value - jnp.vdot(point.lower, lower) + jnp.vdot(point.upper, upper)

@@ -10,9 +10,10 @@ import numpy as np
 from jax.experimental.sparse import BCOO
 
 from kkt_solvers._solve import solve
+from kkt_solvers.data.constraints import Affine
 from kkt_solvers.data.matrices import as_matrix
 from kkt_solvers.data.objectives import Quadratic
-from kkt_solvers.data.problem import Affine, Box, Problem
+from kkt_solvers.data.problem import Box, Problem
 from kkt_solvers.data.solution import Dual, Solution
 from kkt_solvers.numerics.arrays import cast, float_dtype, floating, full_precision, is_concrete, matrix
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from kkt_solvers._derivative import attach
 from kkt_solvers.conditions.multipliers import Point, reduced_gradient
+from kkt_solvers.data.inequality import linearised
 from kkt_solvers.data.objectives import Objective, Quadratic, Smooth, as_it_is
 from kkt_solvers.data.problem import Box, FlatProblem
 from kkt_solvers.numerics.arrays import diagonal_matrix, in_place_of, largest, where
@@ -59,7 +60,7 @@ class _State(NamedTuple):
 def _relaxed_point(problem: FlatProblem, point: Point, mu: jax.Array) -> Point:
     """The solution of the relaxed problem, by Newton steps on the primal-dual conditions from the solution `point`; not
     alive if they do not converge."""
-    box, equality, eps = problem.box, problem.equality, float(jnp.finfo(mu.dtype).eps)
+    box, eps = problem.box, float(jnp.finfo(mu.dtype).eps)
     fixed, root = box.lower == box.upper, jnp.sqrt(mu)
     room = jnp.minimum(root, where(fixed, 0.0, 0.25 * (box.upper - box.lower)))
     y = jnp.clip(point.primal, box.lower + room, box.upper - room)
@@ -70,11 +71,12 @@ def _relaxed_point(problem: FlatProblem, point: Point, mu: jax.Array) -> Point:
     def step(state: _State) -> _State:
         y, nu, z = state.y, state.nu, state.z
         _, slack = _distances(box, y)
-        H, _ = hessian(problem, y).densified().parts()
+        at_y = linearised(problem, y, nu)
+        H, _ = hessian(at_y, y).densified().parts()
         H = (H if H.ndim == 2 else diagonal_matrix(H)) + diagonal_matrix(jnp.sum(z / slack, axis=0))
-        local = replace(problem, objective=Quadratic(H, jnp.zeros_like(y)))
+        local = replace(at_y, objective=Quadratic(H, jnp.zeros_like(y)))
         pull = where(has, mu / slack, 0.0)
-        right = pull[0] - pull[1] - reduced_gradient(problem, y, nu), equality.target - equality.product(y)
+        right = pull[0] - pull[1] - reduced_gradient(problem, y, nu), -problem.equality.residual(y)
         dy, dnu = DenseKKT().solve(local, y, mask, right)
         dy = mask * dy
         ds = jnp.stack([dy, -dy])

@@ -11,15 +11,18 @@ from kkt_solvers._smoothing import attach_relaxed
 from kkt_solvers.conditions.certificates import certify
 from kkt_solvers.conditions.multipliers import Point, complete_dual, with_a_row, without_the_row
 from kkt_solvers.conditions.residuals import default_tolerance
-from kkt_solvers.data.flatten import check_init, check_values, flatten, hoisted
+from kkt_solvers.data.constraints import Curved
+from kkt_solvers.data.flatten import flatten, hoisted
 from kkt_solvers.data.functions import check_functions, functions_hold
+from kkt_solvers.data.inequality import settled, settled_dual
 from kkt_solvers.data.objectives import Separable
 from kkt_solvers.data.problem import FlatProblem, Problem
 from kkt_solvers.data.sizes import middle_of_box
 from kkt_solvers.data.solution import Dual, Solution, Status, is_differentiable
+from kkt_solvers.data.values import check_init, check_values
 from kkt_solvers.numerics.arrays import floating, full_precision, is_concrete, where
 from kkt_solvers.numerics.progress import Listener, listener_of, listening
-from kkt_solvers.solvers import Solver, default_solver
+from kkt_solvers.solvers import Solver, check_takes, default_solver
 from kkt_solvers.systems.kkt import KKTSystem
 
 
@@ -171,6 +174,7 @@ def _solve(
 ) -> Solution:
     flat, start, unflatten = flatten(problem, init)
     solver = default_solver(flat) if solver is None else solver
+    check_takes(solver, flat)
     start = where(jnp.isfinite(start), start, middle_of_box(flat.box))
     dual = jax.tree.map(lambda leaf: where(jnp.isfinite(leaf), leaf, 0), flat_dual(flat, dual))
     stopped, start, dual = jax.lax.stop_gradient((flat, start, dual))
@@ -201,16 +205,22 @@ def flat_dual(flat: FlatProblem, dual: Dual | None) -> Dual | None:
         return None
     y = flat.box.lower
     parts = []
-    for name, like in (("equality", flat.equality.target), ("lower", y), ("upper", y)):
-        value = getattr(dual, name)
-        if value is None:
-            parts.append(None)
+    p, target = flat.slacks, flat.equality.target
+    sizes = {"equality": target.size - p, "lower": y.size - p, "upper": y.size - p, "inequality": p}
+    for name, size in sizes.items():
+        leaves = jax.tree.leaves(getattr(dual, name))
+        if not leaves:
+            parts.append(jnp.zeros(0, y.dtype) if p and not size else None)
             continue
-        vector = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(value)]).astype(y.dtype)
-        if vector.size != like.size:
-            raise ValueError(f"dual.{name} must have {like.size} entries, got {vector.size}")
-        parts.append(vector.reshape(like.shape))
-    return Dual(*parts)
+        vector = jnp.concatenate([jnp.ravel(leaf) for leaf in leaves]).astype(y.dtype)
+        if vector.size != size:
+            raise ValueError(f"dual.{name} must have {size} entries, got {vector.size}")
+        parts.append(vector)
+    nu, lower, upper, own = parts
+    if p:  # the multiplier of an inequality is that of its row, and that of its slack variable's bound
+        nu, lower = (None if part is None or own is None else jnp.concatenate([part, own]) for part in (nu, lower))
+        upper = None if upper is None else jnp.pad(upper, (0, p))
+    return Dual(None if nu is None else nu.reshape(target.shape), lower, upper)
 
 
 def _finish(
@@ -231,7 +241,8 @@ def _finish(
     if not isinstance(flat.objective, Separable) or smoothing is not None:
         (flat, _), (stopped, dual) = with_a_row(flat, None), with_a_row(stopped, dual)
     tolerance = default_tolerance(primal.dtype) if tol is None else tol
-    dual = complete_dual(stopped, primal, dual)
+    primal = settled(stopped, primal)
+    dual = settled_dual(stopped, complete_dual(stopped, primal, dual))
     verdict = certify(stopped, primal, dual, converged, tolerance, sound)
     status, dual = verdict.status, verdict.dual
     live = where(is_differentiable(status), 1.0, jnp.nan).astype(primal.dtype)
@@ -243,6 +254,7 @@ def _finish(
         point = attach_relaxed(linear, flat, point, smoothing.astype(primal.dtype))
     # Nobody is to apply the point at which a search for a feasible one ended.
     hidden = where(status == Status.PRIMAL_INFEASIBLE, jnp.nan, 0.0).astype(primal.dtype)
+    hidden = 0 * hidden if isinstance(flat.equality, Curved) else hidden
     return Solution(
         point.primal + hidden,
         without_the_row(original, Dual(point.equality, point.lower, point.upper)),

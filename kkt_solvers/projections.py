@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from kkt_solvers._solve import solve
+from kkt_solvers.data.constraints import Affine, Sum
 from kkt_solvers.data.entropy import entropy, gibbs, mirror, relative_entropy
 from kkt_solvers.data.marginals import Marginals
 from kkt_solvers.data.objectives import Separable
-from kkt_solvers.data.problem import Affine, Box, Problem, Sum
+from kkt_solvers.data.problem import Box, Problem
 from kkt_solvers.numerics.arrays import cast, float_dtype, floating, is_concrete
 
 

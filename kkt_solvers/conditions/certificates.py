@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers.conditions.residuals import adjoint, residuals
-from kkt_solvers.data.flatten import is_valid
+from kkt_solvers.data.constraints import Operator
+from kkt_solvers.data.inequality import linearised
 from kkt_solvers.data.objectives import Quadratic
-from kkt_solvers.data.problem import FlatProblem, Operator
+from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.data.sizes import natural_sizes
 from kkt_solvers.data.solution import Dual, Residuals, Status
+from kkt_solvers.data.values import is_valid
 from kkt_solvers.numerics.arrays import is_finite, largest, relative, tree_where, where
 from kkt_solvers.numerics.batches import when_any
 
@@ -52,7 +54,7 @@ def ray_of_descent(problem: FlatProblem, ray: jax.Array) -> tuple[jax.Array, jax
     largest may be rounding, or the ray in other units: it is tried without them, and with them.
     """
     objective, equality, box = problem.objective, problem.equality, problem.box
-    if not isinstance(objective, Quadratic):
+    if not (isinstance(objective, Quadratic) and problem.is_quadratic):
         return jnp.zeros((), bool), ray
     tol = _ray_tolerance(ray)
     d = ray / jnp.maximum(largest(ray), jnp.finfo(ray.dtype).tiny)
@@ -100,6 +102,7 @@ def certify(
     by far is a numerical error. A claim that there is no solution stands only if its ray proves it. `sound` is whether
     the user's functions are what they should be.
     """
+    original, problem = problem, linearised(problem, y)
     measured = residuals(problem, y, dual)
     claim = jnp.asarray(converged)
     if claim.dtype == bool:
@@ -119,7 +122,7 @@ def certify(
         nu = dual.equality / jnp.maximum(largest(dual.equality), jnp.finfo(y.dtype).tiny)
         w = adjoint(problem, nu)
         proved = infeasible & certificate_of_infeasibility(problem, dual.equality)
-        falls, d = ray_of_descent(problem, y)
+        falls, d = ray_of_descent(original, y)
         proved |= unbounded & falls
         return proved, Dual(nu, jnp.maximum(w, 0), jnp.maximum(-w, 0)), d
 
@@ -128,7 +131,7 @@ def certify(
     # A point with small residuals refutes a claim that there is none; but one that satisfies the KKT conditions of a
     # nonconvex problem may be anything but a minimum.
     status = where((proved & (status != Status.SOLVED)) | (claim == Status.INVALID), claim, status)
-    status = where(is_valid(problem) & sound, status, int(Status.INVALID)).astype(jnp.int32)
+    status = where(is_valid(original) & sound, status, int(Status.INVALID)).astype(jnp.int32)
     infeasible, unbounded = status == Status.PRIMAL_INFEASIBLE, status == Status.DUAL_INFEASIBLE
     nothing = where(status == Status.INVALID, jnp.nan, 0.0).astype(y.dtype)
     y = where(unbounded, d, y)

@@ -17,8 +17,10 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers.conditions.residuals import adjoint, gradient_and_terms, size_of
+from kkt_solvers.data.constraints import Affine
+from kkt_solvers.data.inequality import linearised
 from kkt_solvers.data.objectives import Separable, hessian_product
-from kkt_solvers.data.problem import Affine, FlatProblem
+from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.data.sizes import natural_sizes
 from kkt_solvers.data.solution import Dual
 from kkt_solvers.numerics.arrays import largest, relative, where
@@ -37,8 +39,8 @@ class Point(NamedTuple):
 
 # ------------------------------------------------------------------------------------------ ingredients
 def reduced_gradient(problem: FlatProblem, y: jax.Array, nu: Any) -> jax.Array:
-    """`grad f(y) + A'nu`."""
-    return problem.objective.gradient(y) + adjoint(problem, nu)
+    """`grad f(y) + A'nu`, with curved constraints `grad f(y) + J(y)'nu`."""
+    return problem.objective.gradient(y) + problem.equality.pullback(y, nu)
 
 
 def _separable_bound_multipliers(problem: FlatProblem, y: jax.Array, nu: Any) -> tuple[jax.Array, jax.Array]:
@@ -129,6 +131,7 @@ def recover_equality(problem: FlatProblem, y: jax.Array) -> Any:
 
 def complete_dual(problem: FlatProblem, y: jax.Array, dual: Dual | None) -> Dual:
     """The multipliers that a solver left out, from the point."""
+    problem = linearised(problem, y)
     nu = recover_equality(problem, y) if dual is None or dual.equality is None else dual.equality
     given = (None, None) if dual is None else (dual.lower, dual.upper)
     if given[0] is not None and given[1] is not None:

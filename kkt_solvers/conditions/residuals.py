@@ -116,7 +116,7 @@ def units(
 def equality_residual(
     problem: FlatProblem, y: jax.Array, rest: jax.Array, of_y: jax.Array, moved: jax.Array | None = None
 ) -> jax.Array:
-    """The largest entry of `rest = A y - b`, each relative to `|A| |y|` and `|b|` of its own row.
+    """The entries of `rest = A y - b`, each relative to `|A| |y|` and `|b|` of its own row.
 
     A row whose `y` is tiny beside the others is met only up to the rounding of those; and no row better than a
     relative change `eps` of the data, which moves `y` by `eps moved`, allows.
@@ -126,7 +126,7 @@ def equality_residual(
     if moved is not None:
         ulp = float(jnp.finfo(y.dtype).eps) / default_tolerance(y.dtype)
         unit = jnp.maximum(unit, ulp * jnp.ravel(problem.equality.terms(moved)))
-    return jnp.max(relative(jnp.abs(jnp.ravel(rest)), unit), initial=0)
+    return relative(jnp.abs(jnp.ravel(rest)), unit)
 
 
 def residuals(problem: FlatProblem, y: jax.Array, dual: Dual, known: Any = None) -> Residuals:
@@ -149,18 +149,20 @@ def residuals(problem: FlatProblem, y: jax.Array, dual: Dual, known: Any = None)
     room = jnp.stack([y - box.lower, box.upper - y])
     outside = relative(jnp.maximum(-room, 0), jnp.abs(bounds) + unit.y)
     products = where(multipliers == 0, 0.0, multipliers * room)
-    infeasibility = problem.equality.product(y) - problem.equality.target
+    infeasibility = problem.equality.residual(y)
     # The gap is the same number as in `Residuals`, in a form that does not cancel.
     gap = jnp.vdot(rest, y) + jnp.sum(products) - jnp.vdot(dual.equality, infeasibility)
     gap = jnp.zeros_like(gap) if isinstance(objective, Separable) else jnp.abs(gap)
     nothing = where(jnp.isfinite(value) & is_finite(y), 0.0, jnp.inf).astype(y.dtype)
+    rows, inequalities = equality_residual(problem, y, infeasibility, unit.y, moved), problem.slacks
     return Residuals(
         relative(largest(rest), unit.y if isinstance(objective, Separable) else unit.gradient) + nothing,
-        equality_residual(problem, y, infeasibility, unit.y, moved),
+        jnp.max(rows[: rows.size - inequalities], initial=0),
         largest(where(jnp.isfinite(bounds), outside, 0.0)),
         jnp.maximum(
             relative(jnp.sum(jnp.abs(products)), unit.value),
             relative(largest(jnp.minimum(multipliers, 0)), unit.gradient),
         ),
         relative(gap, unit.value),
+        jnp.max(rows[-inequalities:]) if inequalities else None,
     )

@@ -1,119 +1,56 @@
 """The door: whatever the user wrote, checked and turned into one problem on flat vectors of one dtype."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental.sparse import BCOO
 from jax.flatten_util import ravel_pytree
 
+from kkt_solvers.data.constraints import Affine, AtMost, Equality, Operator, Sum
+from kkt_solvers.data.inequality import settled, with_inequality
 from kkt_solvers.data.marginals import Marginals
 from kkt_solvers.data.matrices import Map
 from kkt_solvers.data.objectives import Quadratic, Separable, Smooth
-from kkt_solvers.data.problem import Affine, Box, Equality, FlatProblem, Operator, Problem, Sum
+from kkt_solvers.data.problem import Box, FlatProblem, Problem
 from kkt_solvers.data.sizes import middle_of_box, natural_sizes, unit_of_data
 from kkt_solvers.data.solution import Dual, Solution
 from kkt_solvers.data.stages import BlockDiagonal
-from kkt_solvers.numerics.arrays import cast, float_dtype, in_range, is_concrete
+from kkt_solvers.data.values import broadcast
+from kkt_solvers.numerics.arrays import cast, float_dtype
 from kkt_solvers.numerics.hoist import hoist
 
 _FORM_UP_TO = 3e7  # entries of the matrix of an equality, or of P, given as a function
 
 
-# ---------------------------------------------------------------------------------------------- values
-def _parts(problem: Problem | FlatProblem, xp: Any) -> Iterator[tuple[str, Any, Callable[[Any], Any]]]:
-    """The named arrays of a problem, each with the elementwise test, in numpy or jax.numpy, that entries must pass."""
-    objective, equality = problem.objective, problem.equality
-    if isinstance(objective, Quadratic):
-        yield "P", objective.P, xp.isfinite
-        yield "q", objective.q, xp.isfinite
-    if isinstance(objective, Separable):
-        yield "theta", objective.theta, lambda a: ~xp.isnan(a)
-    args = objective.args if isinstance(objective, Smooth) else getattr(problem, "args", ())
-    yield "args", args, lambda a: ~xp.isnan(a)
-    if isinstance(equality, Affine):
-        yield "A", equality.A, xp.isfinite
-        yield "b", equality.b, xp.isfinite
-    if isinstance(equality, Sum):
-        yield "total", equality.total, xp.isfinite
-        yield "weights", equality.weights, xp.isfinite
-    yield "lower", problem.box.lower, lambda a: ~xp.isnan(a) & (a < xp.inf)
-    yield "upper", problem.box.upper, lambda a: ~xp.isnan(a) & (a > -xp.inf)
-
-
-def _floats(tree: Any) -> list[Any]:
-    return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
-
-
-def check_values(problem: Problem) -> None:
-    """Raise for bad values that can be seen: those of tracers end in a status instead.
-
-    In numpy: inside a trace jax.numpy would make tracers of concrete arrays too.
-    """
-    for name, value, good in _parts(problem, np):
-        for leaf in _floats(value):
-            if is_concrete(leaf) and not np.all(good(np.asarray(leaf))):
-                wanted = "finite numbers" if good is np.isfinite else "numbers, and bounds that a finite y can meet"
-                remedy = " (write an infinite bound for none)" if name in ("lower", "upper") else ""
-                raise ValueError(f"{name} has a NaN or infinite entry; it must hold {wanted}{remedy}")
-    lower, upper = jax.tree.leaves(problem.box.lower), jax.tree.leaves(problem.box.upper)
-    if is_concrete((lower, upper)) and len(lower) == len(upper):
-        for low, high in zip(lower, upper, strict=True):
-            if _broadcast(low.shape, high.shape) is not None and np.any(np.asarray(low) > np.asarray(high)):
-                raise ValueError("lower is above upper in some entry, so the box is empty; exchange or widen them")
-
-
-def check_init(init: Any) -> None:
-    for leaf in _floats(init):
-        if is_concrete(leaf) and not np.all(np.isfinite(np.asarray(leaf))):
-            raise ValueError("init has a NaN or infinite entry; pass any finite point, feasible or not")
-
-
-def is_valid(flat: FlatProblem) -> jax.Array:
-    """The same test on a flat problem, traced: a boolean scalar."""
-    checks = [good(leaf) for _, value, good in _parts(flat, jnp) for leaf in _floats(value)]
-    checks += [in_range(M) for _, M, _ in _parts(flat, jnp) if isinstance(M, BCOO)]
-    alike: dict[tuple[int, ...], jax.Array] = {}  # one reduction for all of a shape
-    for check in (*checks, flat.box.lower <= flat.box.upper):
-        alike[check.shape] = alike.get(check.shape, True) & check
-    return jnp.all(jnp.stack([jnp.all(check) for check in alike.values()]))
-
-
 # ---------------------------------------------------------------------------------------------- shapes
-def _broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
-    try:
-        return np.broadcast_shapes(*shapes)
-    except ValueError:
-        return None
-
-
 def _is_array(tree: Any) -> bool:
     return jax.tree_util.all_leaves([tree])
 
 
 def _shape_of_y(problem: Problem) -> tuple[int, ...]:
     """The shape of an array `y`, from whatever tells it."""
-    objective, equality, box = problem.objective, problem.equality, problem.box
+    objective, equality, inequality, box = problem.objective, problem.equality, problem.inequality, problem.box
     told: dict[str, tuple[int, ...]] = {}
     if isinstance(objective, Quadratic):
         told["q"] = objective.q.shape
         if objective.P is not None and not isinstance(objective.P, Map):
             told["P"] = objective.P.shape[-1:]
     if isinstance(objective, Separable):
-        told |= {"theta": _broadcast(*(leaf.shape for leaf in jax.tree.leaves(objective.theta))) or ()}
+        told |= {"theta": broadcast(*(leaf.shape for leaf in jax.tree.leaves(objective.theta))) or ()}
     if isinstance(equality, Sum) and equality.weights is not None:
         told["weights"] = equality.weights.shape
     told |= {"lower": box.lower.shape, "upper": box.upper.shape}
     told = {name: shape for name, shape in told.items() if shape != ()}
-    if not told and isinstance(equality, Affine):
-        told["A"] = equality.A.shape[-1:]  # last, as A acts on a y of any shape, ravelled
+    if not told:  # last, as A and G act on a y of any shape, ravelled
+        told |= {"A": equality.A.shape[-1:]} if isinstance(equality, Affine) else {}
+        told |= {"G": inequality.G.shape[-1:]} if isinstance(inequality, AtMost) else {}
     if not told:
         raise ValueError("init is needed here: nothing in the problem tells the shape of y. Pass solve(problem, init)")
-    shape = _broadcast(*told.values())
+    shape = broadcast(*told.values())
     if shape is None:
         raise ValueError(
             "the shapes disagree about y: "
@@ -147,7 +84,7 @@ def _fill(value: Any, y: Any, name: str) -> jax.Array:
         )
 
     def one(leaf: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
-        if _broadcast(leaf.shape, like.shape) != like.shape:
+        if broadcast(leaf.shape, like.shape) != like.shape:
             raise ValueError(f"{name} has shape {leaf.shape}, which does not broadcast to y of shape {like.shape}")
         return jnp.broadcast_to(leaf, like.shape).ravel()
 
@@ -162,7 +99,7 @@ def _theta(objective: Separable, y: Any) -> Any:
 
 def hoisted(problem: Problem, init: Any) -> Problem:
     """The problem with all traced values that its functions close over made into leaves."""
-    objective, equality = problem.objective, problem.equality
+    objective, equality, inequality = problem.objective, problem.equality, problem.inequality
     y = structure_of_y(problem, init)
     arguments = jax.tree.map(
         lambda leaf: (
@@ -190,9 +127,11 @@ def hoisted(problem: Problem, init: Any) -> Problem:
         changes["objective"] = hoist(objective, y, *arguments)
     if equality is not None and not isinstance(equality, Equality):
         changes["equality"] = hoist(equality, y, *arguments)
+    if inequality is not None and not isinstance(inequality, AtMost):
+        changes["inequality"] = hoist(inequality, y, *arguments)
     if all(getattr(problem, name) is value for name, value in changes.items()):
         return problem
-    return Problem(changes.get("objective", objective), changes.get("equality", equality), problem.box, problem.args)
+    return replace(problem, **changes)
 
 
 def _flat_objective(problem: Problem, y: Any, n: int, unravel: Any) -> Any:
@@ -276,22 +215,26 @@ def flatten(problem: Problem, init: Any) -> tuple[FlatProblem, jax.Array, Callab
     equality, unravel_dual = _flat_equality(problem, y, n, unravel)
     lower = _fill(cast(problem.box.lower, dtype), y, "lower")
     upper = _fill(cast(problem.box.upper, dtype), y, "upper")
-    flat = FlatProblem(objective, equality, Box(lower, upper))
-    flat = replace(flat, natural=jax.lax.stop_gradient(natural_sizes(flat)))
-    unit = unit_of_data(flat) if isinstance(objective, Smooth) else 1.0
-    start = middle_of_box(flat.box, unit) if init is None else ravel_pytree(cast(_as_floats(init), dtype))[0]
+    flat, shape = FlatProblem(objective, equality, Box(lower, upper)), equality.target.shape
+    flat, unravel_inequality = with_inequality(flat, problem.inequality, problem.args, unravel)
+    if flat.natural is None:
+        flat = replace(flat, natural=natural_sizes(flat))
+    flat = replace(flat, natural=jax.lax.stop_gradient(flat.natural))
+    unit = unit_of_data(flat) if isinstance(flat.objective, Smooth) else 1.0
+    start = middle_of_box(flat.box, unit)
+    if init is not None:
+        given = ravel_pytree(cast(_as_floats(init), dtype))[0]
+        start = settled(flat, jnp.concatenate([given, start[n:]])) if flat.slacks else given
 
     def unflatten(solution: Solution) -> Solution:
-        back = cast((unravel(solution.primal), unravel_dual(solution.dual.equality)), out_dtype)
-        bounds = cast((unravel(solution.dual.lower), unravel(solution.dual.upper)), out_dtype)
-        return Solution(
-            back[0],
-            Dual(back[1], *bounds),
-            cast(solution.objective, out_dtype),
-            solution.status,
-            solution.residuals,
-            solution.iterations,
-        )
+        dual, none = solution.dual, flat.slacks == 0
+        nu = dual.equality if none else dual.equality[: -flat.slacks].reshape(shape)
+        y, lower, upper = (part if none else part[:n] for part in (solution.primal, dual.lower, dual.upper))
+        back = unravel(y), unravel_dual(nu), unravel(lower), unravel(upper)
+        prices = None if problem.inequality is None else unravel_inequality(dual.lower[n:])
+        primal, nu, lower, upper, prices, value = cast((*back, prices, solution.objective), out_dtype)
+        rest = solution.status, solution.residuals, solution.iterations
+        return Solution(primal, Dual(nu, lower, upper, prices), value, *rest)
 
     return flat, start, unflatten
 

@@ -12,16 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from kkt_solvers.data.constraints import Curved, Equality
 from kkt_solvers.data.flatten import flatten, structure_of_y
 from kkt_solvers.data.matrices import Map
 from kkt_solvers.data.objectives import Quadratic
-from kkt_solvers.data.problem import Equality, FlatProblem, Problem
+from kkt_solvers.data.problem import FlatProblem, Problem
 from kkt_solvers.numerics.arrays import cast, is_concrete, is_finite, largest, signs
 
 _NOT_AFFINE = (
     "equality is not affine in y: its slope changes from point to point. An equality must be h(y, *args) = A y - b; a "
-    "nonlinear one makes the problem nonconvex. A nonlinear inequality cannot be written with a slack variable: add it "
-    "to the objective as a penalty, or use a linear one"
+    "nonlinear one makes the problem nonconvex. An inequality g(y) <= 0 with a convex g is Problem(inequality=g)"
 )
 _NOT_LINEAR = (
     "P, a function, is not linear and symmetric: P(2 u + v) must be 2 P(u) + P(v), and u'P(v) must be v'P(u). Write "
@@ -47,13 +47,16 @@ def _affine(problem: Problem, init: Any, flat: FlatProblem, *points: jax.Array) 
     if equality is None:
         return jnp.ones((), bool)
     y = structure_of_y(problem, init)
-    dtype = flat.box.lower.dtype
+    dtype, n = flat.box.lower.dtype, flat.box.lower.size - flat.slacks
     _, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), y))
-    args, target = cast(problem.args, dtype), jnp.ravel(flat.equality.target)
+    args, known = cast(problem.args, dtype), flat.equality
+    known = known.affine if isinstance(known, Curved) else known
 
-    def agrees(y: jax.Array) -> jax.Array:
-        value, expected = ravel_pytree(equality(unravel(y), *args))[0], jnp.ravel(flat.equality.product(y)) - target
-        size = largest(jnp.maximum(jnp.ravel(flat.equality.terms(y)), jnp.abs(target)))
+    def agrees(x: jax.Array) -> jax.Array:
+        y, x = x[:n], x if x.size == n else x.at[n:].set(0)
+        value = ravel_pytree(equality(unravel(y), *args))[0]
+        expected, terms = (jnp.ravel(of_rows)[: value.size] for of_rows in (known.residual(x), known.terms(x)))
+        size = largest(jnp.maximum(terms, jnp.abs(jnp.ravel(known.target)[: value.size])))
         off = largest(value - expected) > float(jnp.finfo(dtype).eps) ** 0.5 * size
         return ~off | ~is_finite(y)
 

@@ -102,17 +102,19 @@ class Separable:
         return elementwise_derivative(self.phi, y, self.theta)
 
 
-@pytree(callables=("function",), static=("unravel",))
+@pytree(callables=("function",), static=("unravel", "size"))
 @dataclass(frozen=True, eq=False)
 class Smooth:
-    """A user's `function(y, *args)` of a pytree `y`, as a function of the flat vector. Internal."""
+    """A user's `function(y, *args)` of a pytree `y`, as a function of the flat vector, or of its first `size` entries.
+    Internal."""
 
     function: Callable[..., jax.Array]
     args: tuple[Any, ...]
     unravel: Callable[[jax.Array], Any]
+    size: int | None = None
 
     def __call__(self, y: jax.Array) -> jax.Array:
-        return self.function(self.unravel(y), *self.args)
+        return self.function(self.unravel(y if self.size is None else y[: self.size]), *self.args)
 
     def gradient(self, y: jax.Array) -> jax.Array:
         return jax.grad(self.__call__)(y)

@@ -7,145 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
+from kkt_solvers.data.constraints import AtMost, Curved, Equality
 from kkt_solvers.data.matrices import as_matrix
 from kkt_solvers.data.matrix import Matrix
-from kkt_solvers.data.objectives import Objective
-from kkt_solvers.numerics.arrays import block_sum, floating, floating_tree, largest, matrix, signs
+from kkt_solvers.data.objectives import Objective, Quadratic
+from kkt_solvers.numerics.arrays import floating, floating_tree
 from kkt_solvers.numerics.pytree import pytree
-
-
-@pytree()
-@dataclass(frozen=True, eq=False)
-class Affine:
-    """The equality constraints `A y = b`.
-
-    Arguments:
-        A: shape `(m, n)`: an array, a scipy.sparse matrix, a `BCOO`, a `BlockBidiagonal` or a `Marginals`; it acts on
-            `y` ravelled, in row-major order.
-        b: shape `(m,)`.
-
-    For a linear map that is not a matrix, pass the affine function itself: `Problem(..., equality=h)` with
-    `h(y, *args) = A(y) - b`. Up to 3e7 entries its matrix is formed; beyond, `h` and its transpose are called instead,
-    for which `PrimalDual` is the solver and `MatrixFreeKKT` the linear system of the derivative.
-    """
-
-    A: Any
-    b: jax.Array
-
-    def __init__(self, A: Any, b: Any):
-        if callable(A):
-            raise TypeError("A must be a matrix; for a linear function pass equality=lambda y: A(y) - b instead")
-        object.__setattr__(self, "A", A if isinstance(A, Matrix) else matrix(A, "A"))
-        object.__setattr__(self, "b", floating(b, "b"))
-
-    @property
-    def target(self) -> jax.Array:
-        return self.b
-
-    def product(self, y: jax.Array) -> jax.Array:
-        return as_matrix(self.A).product(y)
-
-    def adjoint(self, nu: jax.Array) -> jax.Array:
-        return as_matrix(self.A).adjoint(nu)
-
-    def rows(self, n: int) -> Any:
-        return self.A
-
-    def terms(self, y: jax.Array) -> jax.Array:
-        """`|A| |y|`."""
-        return as_matrix(self.A).absolute().product(jnp.abs(y))
-
-    def adjoint_terms(self, nu: jax.Array) -> jax.Array:
-        return as_matrix(self.A).absolute().adjoint(jnp.abs(nu))
-
-    def row_sizes(self) -> jax.Array:
-        """The largest absolute entry of each row."""
-        return as_matrix(self.A).largest(1)
-
-
-@pytree()
-@dataclass(frozen=True, eq=False)
-class Sum:
-    """One equality constraint, `sum_i weights_i y_i = total`.
-
-    Arguments:
-        total: a scalar.
-        weights: `None` (ones) or an array like `y`; any signs.
-    """
-
-    total: jax.Array
-    weights: jax.Array | None
-
-    def __init__(self, total: Any, weights: Any = None):
-        object.__setattr__(self, "total", floating(total, "total"))
-        object.__setattr__(self, "weights", None if weights is None else floating(weights, "weights"))
-
-    @property
-    def target(self) -> jax.Array:
-        return self.total
-
-    def product(self, y: jax.Array) -> jax.Array:
-        return block_sum(y if self.weights is None else self.weights * y)
-
-    def adjoint(self, nu: jax.Array) -> jax.Array:
-        return nu if self.weights is None else nu * self.weights
-
-    def rows(self, n: int) -> jax.Array:
-        return jnp.ones((1, n), self.total.dtype) if self.weights is None else self.weights[None, :]
-
-    def _absolute(self) -> "Sum":
-        return self if self.weights is None else Sum(self.total, jnp.abs(self.weights))
-
-    def terms(self, y: jax.Array) -> jax.Array:
-        return self._absolute().product(jnp.abs(y))
-
-    def adjoint_terms(self, nu: jax.Array) -> jax.Array:
-        return self._absolute().adjoint(jnp.abs(nu))
-
-    def row_sizes(self) -> jax.Array:
-        return jnp.ones(1, self.total.dtype) if self.weights is None else largest(self.weights)[None]
-
-
-Equality = Affine | Sum
-
-
-@pytree(callables=("function",), static=("unravel", "size"))
-@dataclass(frozen=True, eq=False)
-class Operator:
-    """The equality `function(y, *args) = 0` of an affine function whose matrix is too large to form, on flat vectors.
-    Internal; `size` is that of `y`, `target` the function's value at zero with the opposite sign."""
-
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    unravel: Callable[[jax.Array], Any]
-    size: int
-    target: jax.Array
-
-    def residual(self, y: jax.Array) -> jax.Array:
-        return ravel_pytree(self.function(self.unravel(y), *self.args))[0]
-
-    def product(self, y: jax.Array) -> jax.Array:
-        return jax.jvp(self.residual, (jnp.zeros_like(y),), (y,))[1]
-
-    def adjoint(self, nu: jax.Array) -> jax.Array:
-        return jax.vjp(self.residual, jnp.zeros(self.size, nu.dtype))[1](nu)[0]
-
-    def rows(self, n: int) -> jax.Array:
-        """The matrix all the same, for methods that cannot do without."""
-        return jax.jacfwd(self.residual)(jnp.zeros(n, self.target.dtype))
-
-    def terms(self, y: jax.Array) -> jax.Array:
-        """`|A S y|`, which is no larger than `|A| |y|`, with a diagonal `S` of signs."""
-        return jnp.abs(self.product(signs(y) * y))
-
-    def adjoint_terms(self, nu: jax.Array) -> jax.Array:
-        return jnp.abs(self.adjoint(signs(nu) * nu))
-
-    def row_sizes(self) -> jax.Array:
-        """Ones: the entries are not to be seen."""
-        return jnp.ones(self.target.size, self.target.dtype)
 
 
 @pytree()
@@ -168,12 +36,12 @@ class Box:
         object.__setattr__(self, "upper", floating_tree(upper, "upper"))
 
 
-@pytree(callables=("objective", "equality"))
+@pytree(callables=("objective", "equality", "inequality"))
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A convex problem with affine equality constraints and a box:
+    """A convex problem with affine equality constraints, convex inequality constraints and a box:
 
-        minimise f(y, *args)    subject to    A y = b,    lower <= y <= upper.
+        minimise f(y, *args)    subject to    A y = b,    g(y, *args) <= 0,    lower <= y <= upper.
 
     A `Problem` is a pytree whose arrays are its leaves: it can be jitted, vmapped and differentiated like an array.
 
@@ -182,7 +50,9 @@ class Problem:
         equality: `None`, an `Affine`, a `Sum`, or any affine function `h(y, *args)`, whose value (an array or a
             pytree of arrays) is zero at a feasible point.
         box: a `Box`.
-        args: a tuple of pytrees, handed to `f` and `h` after `y`, and differentiable.
+        args: a tuple of pytrees, handed to `f`, `h` and `g` after `y`, and differentiable.
+        inequality: `None`, an `AtMost`, or any function `g(y, *args)` that is convex and twice differentiable, whose
+            value (an array or a pytree of arrays) is at most zero at a feasible point.
 
     >>> import jax, kkt_solvers as kkt
     >>> problem = kkt.Problem(kkt.Quadratic([1.0, 1.0], [-3.0, 0.0]), kkt.Sum(1.0), kkt.Box(0.0, 1.0))
@@ -194,23 +64,28 @@ class Problem:
     equality: Any
     box: Box
     args: tuple[Any, ...]
+    inequality: Any
 
     def __init__(
-        self, objective: Any, equality: Any = None, box: Box | None = None, args: Any = (), *, inequality: Any = None
+        self, objective: Any, equality: Any = None, box: Box | None = None, args: Any = (), inequality: Any = None
     ):
-        if inequality is not None:
-            raise TypeError(
-                "inequality is not taken by Problem: linear ones go to kkt.solve_qp(P, q, G, h), or become equalities "
-                "with slack variables, G y + s = h with s >= 0; convex ones can only be added to the objective"
-            )
         if not callable(objective):
             raise TypeError(
                 f"objective must be a function f(y, *args), a Quadratic or a Separable, got {type(objective).__name__}"
             )
+        if isinstance(equality, AtMost):
+            raise TypeError("equality is an AtMost, an inequality; pass it as inequality=")
         if equality is not None and not isinstance(equality, Equality) and not callable(equality):
             raise TypeError(
                 "equality must be None, an Affine, a Sum or an affine function h(y, *args), "
                 f"got {type(equality).__name__}"
+            )
+        if isinstance(inequality, Equality):
+            raise TypeError(f"inequality is an equality, {type(inequality).__name__}; pass AtMost(G, h) for G y <= h")
+        if inequality is not None and not isinstance(inequality, AtMost) and not callable(inequality):
+            raise TypeError(
+                "inequality must be None, an AtMost or a convex function g(y, *args) that is at most zero where it "
+                f"holds, got {type(inequality).__name__}"
             )
         box = Box() if box is None else box
         if not isinstance(box, Box):
@@ -221,23 +96,34 @@ class Problem:
         object.__setattr__(self, "equality", equality)
         object.__setattr__(self, "box", box)
         object.__setattr__(self, "args", jax.tree.map(_number, args))
+        object.__setattr__(self, "inequality", inequality)
 
 
-@pytree()
+@pytree(static=("slacks",))
 @dataclass(frozen=True, eq=False)
 class FlatProblem:
-    """A problem as solvers and the derivative see it: `y` is a vector, and every array is of one dtype.
+    """A problem as solvers and the derivative see it: a vector, and every array of one dtype.
 
-    Fields: `objective`, with `objective(y)` and `objective.gradient(y)`; `equality`, with
-    `equality.product(y)`, `equality.adjoint(nu)`, `equality.target` and `equality.rows(n)` (an `Affine` without rows
-    where there is none); `box`, whose bounds are vectors; `natural`, sizes of `y` and of each coordinate from the data
-    alone (`None` where they are not known: see `_residuals`).
+    Inequalities have slack variables: the vector is `x = (y, s)`, the last rows of the equality are `g(y) + s = 0`, and
+    the bounds of `s` are zero and infinity.
+
+    Fields: `objective`, with `objective(x)` and `objective.gradient(x)`; `equality`, with `equality.residual(x)`,
+    `equality.pullback(x, nu)` (the gradient of `nu'residual`), `equality.target` and, unless it is a `Curved` (see
+    `linearised`), `equality.product(x)`, `equality.adjoint(nu)` and `equality.rows(n)` (an `Affine` without rows where
+    there is none); `box`, whose bounds are vectors; `natural`, sizes of `x` and of each coordinate from the data alone
+    (`None` where they are not known: see `sizes`); `slacks`, how many of the coordinates are slack variables.
     """
 
     objective: Objective
-    equality: Equality | Operator
+    equality: Any  # an `Affine`, a `Sum`, an `Operator` or a `Curved`
     box: Box
     natural: Any = None
+    slacks: int = 0
+
+    @property
+    def is_quadratic(self) -> bool:
+        """Whether it is a quadratic or linear program."""
+        return isinstance(self.objective, Quadratic) and not isinstance(self.equality, Curved)
 
     @property
     def rows(self) -> Matrix:

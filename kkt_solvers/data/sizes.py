@@ -5,8 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kkt_solvers.data.constraints import Curved, Operator
+from kkt_solvers.data.matrices import as_matrix
 from kkt_solvers.data.objectives import Quadratic, is_linear
-from kkt_solvers.data.problem import Box, FlatProblem, Operator
+from kkt_solvers.data.problem import Box, FlatProblem
 from kkt_solvers.numerics.arrays import largest, relative, where
 
 
@@ -19,11 +21,13 @@ def _inverse(size: jax.Array) -> jax.Array:
 def sizes_of_data(problem: FlatProblem) -> tuple[jax.Array, jax.Array]:
     """The inverse of the nearest bound of each coordinate that is not zero, zero where there is none; and the least
     size of `y` that can meet each row of the equality, zero where `b = 0`."""
-    box, target = problem.box, jnp.ravel(problem.equality.target)
-    if isinstance(problem.equality, Operator):
-        terms = jnp.ravel(problem.equality.terms(jnp.ones_like(box.lower)))
+    box, equality = problem.box, problem.equality
+    equality = equality.affine if isinstance(equality, Curved) else equality
+    target = jnp.ravel(equality.target)
+    if isinstance(equality, Operator):
+        terms = jnp.ravel(equality.terms(jnp.ones_like(box.lower)))
     else:
-        terms = problem.rows.sums(1)
+        terms = as_matrix(equality.rows(box.lower.size)).sums(1)
     rows = relative(where(terms > 0, jnp.abs(target), 0.0), terms)
     return jnp.maximum(_inverse(box.lower), _inverse(box.upper)), rows
 

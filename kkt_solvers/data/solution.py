@@ -62,11 +62,11 @@ def is_differentiable(status: jax.Array) -> jax.Array:
 @pytree()
 @dataclass(frozen=True, eq=False)
 class Dual:
-    """The multipliers in `L = f(y) + nu'(A y - b) - zl'(y - l) + zu'(y - u)`, with `zl, zu >= 0`.
+    """The multipliers in `L = f(y) + nu'(A y - b) + lam'g(y) - zl'(y - l) + zu'(y - u)`, with `lam, zl, zu >= 0`.
 
     Fields: `equality` is `nu`, like `b` (or like the residual of an equality given as a function; `None` without
-    equality); `lower` and `upper` are `zl` and `zu`, like `y`. So `d f* / d b = -nu`. `inequality` is `None` but for
-    `solve_qp`.
+    equality); `lower` and `upper` are `zl` and `zu`, like `y`; `inequality` is `lam`, like `h` or like the value of `g`
+    (`None` without inequalities). So `d f* / d b = -nu` and `d f* / d h = -lam`.
     """
 
     equality: Any
@@ -92,8 +92,11 @@ class Residuals:
     - `box`: the violation of a bound, relative to the sizes of that bound and of `y`.
     - `complementarity`: `sum_i zl_i (y_i - l_i) + zu_i (u_i - y_i)` in absolute value, relative to the size of the
       objective: `|f(y)|` or the sum of `|y_i|` times the largest term of coordinate i in the stationarity condition.
+      The products of inequalities, `lam_i g_i(y)`, are in the sum. So is the size of a multiplier of the wrong sign.
     - `gap`: `|grad f'y + b'nu - l'zl + u'zu|`, the duality gap of a linear or quadratic program, relative to the same
       size. Zero for a separable objective, where the other four bound it.
+    - `inequality`: the largest `max(g, 0)`, each relative to `|h|` or `|G| |y|` of its own row; for an inequality given
+      as a function `G` is its Jacobian at `y`, and `h = G y - g(y)`. `None` without inequalities.
     """
 
     stationarity: jax.Array
@@ -101,11 +104,13 @@ class Residuals:
     box: jax.Array
     complementarity: jax.Array
     gap: jax.Array
+    inequality: jax.Array | None = None
 
     @property
     def largest(self) -> jax.Array:
-        """The largest of the five."""
-        return functools.reduce(jnp.maximum, [getattr(self, field.name) for field in dataclasses.fields(self)])
+        """The largest of them."""
+        parts = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        return functools.reduce(jnp.maximum, [part for part in parts if part is not None])
 
 
 @pytree()

@@ -1,11 +1,12 @@
 """What a solver is, and what it may ask of a problem."""
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from kkt_solvers.data.constraints import Curved
 from kkt_solvers.data.objectives import Separable, as_separable
 from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.data.solution import Dual
@@ -36,6 +37,7 @@ class Solver(abc.ABC):
     """
 
     tol: float | None
+    takes: ClassVar[tuple[str, ...]] = ()  # the inequalities that it takes: "linear", "convex"
 
     @abc.abstractmethod
     def run(self, problem: FlatProblem, init: jax.Array, dual: Dual | None = None) -> tuple[jax.Array, Any, Any, Any]:
@@ -46,6 +48,16 @@ class Solver(abc.ABC):
         boolean or a `Status` as an integer array, which the certificate may overrule. A claim of infeasibility comes
         with its ray: for `PRIMAL_INFEASIBLE` as the dual's `equality`, for `DUAL_INFEASIBLE` as the primal.
         """
+
+
+def check_takes(solver: Any, problem: FlatProblem) -> None:
+    """Raise for a solver of this library that does not take the inequalities of the problem."""
+    kind = "convex" if isinstance(problem.equality, Curved) else "linear"
+    if problem.slacks and isinstance(solver, Solver) and kind not in solver.takes:
+        raise ValueError(
+            f"{type(solver).__name__} takes no {kind} inequality; use kkt.InteriorPoint()"
+            + (", or kkt.PrimalDual() for a very large Quadratic" if kind == "linear" else "")
+        )
 
 
 def separable(problem: FlatProblem, solver: str, instead: str) -> Separable:

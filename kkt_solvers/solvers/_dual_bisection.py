@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers.conditions.elementwise import minimise_elementwise, slope_of_minimiser
+from kkt_solvers.data.constraints import Sum
 from kkt_solvers.data.entropy import is_logistic, sigmoid
 from kkt_solvers.data.objectives import Quadratic, Separable
-from kkt_solvers.data.problem import Box, FlatProblem, Sum
+from kkt_solvers.data.problem import Box, FlatProblem
 from kkt_solvers.data.sizes import middle_of_box, natural_sizes
 from kkt_solvers.data.solution import Dual, Status
 from kkt_solvers.numerics.arrays import block_sum, largest

@@ -6,10 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers.conditions.residuals import gradient_and_terms
+from kkt_solvers.data.constraints import Affine, Curved
+from kkt_solvers.data.inequality import linearised
 from kkt_solvers.data.matrices import Sparse, Zero
 from kkt_solvers.data.objectives import Quadratic, Smooth, as_it_is
-from kkt_solvers.data.problem import Affine, Box, FlatProblem
+from kkt_solvers.data.problem import Box, FlatProblem
 from kkt_solvers.data.sizes import unit_of_data
+from kkt_solvers.data.slacks import WithSlacks
 from kkt_solvers.data.stages import BlockDiagonal
 from kkt_solvers.numerics.arrays import largest, tree_where, where
 
@@ -28,12 +31,12 @@ class Scales(NamedTuple):
 def equilibrated(problem: FlatProblem, init: jax.Array, *, structured: bool) -> tuple[FlatProblem, Scales]:
     """The problem, scaled: Ruiz's iteration [ruiz2001] on `[[P, A'], [A, 0]]`, and the objective by `P` and `q`.
 
-    For a general function the rows of the equality are scaled to about one, all variables by one unit, and the
-    objective by its curvature near `init`. For a separable objective only the rows are scaled. The equality becomes an
-    `Affine`; matrices become dense unless `structured`.
+    For a general function the rows of the equality are scaled to one, all variables by one unit, and the objective by
+    its curvature near `init`. For a separable objective only the rows are scaled. The equality becomes an `Affine`, or
+    stays a `Curved`, whose rows are scaled by their size at `init`; matrices become dense unless `structured`.
     """
-    objective = problem.objective
-    A, quadratic = problem.rows, isinstance(objective, Quadratic)
+    objective, linear = problem.objective, linearised(problem, init)
+    A = linear.rows
     P = objective.matrix if isinstance(objective, Quadratic) else Zero(init)
     if not structured:
         A, P = A.densified(), P.densified() if isinstance(P, (Sparse, BlockDiagonal)) else P
@@ -41,7 +44,6 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, structured: bool) -> 
     def sizes(d: jax.Array, e: jax.Array) -> tuple[jax.Array, jax.Array]:
         columns = jnp.maximum(d * A.largest(0, e), P.column_sizes(d))
         size = e * A.largest(1, d)
-        columns = columns if quadratic else jnp.ones_like(columns)
         return where(columns > 0, columns, 1.0), where(size > 0, size, 1.0)
 
     def once(state: Any) -> Any:
@@ -52,8 +54,12 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, structured: bool) -> 
         return d, e, uneven, count + 1
 
     start = jnp.ones_like(init), jnp.ones(A.shape[0], init.dtype), jnp.ones((), bool), jnp.zeros((), jnp.int32)
-    d, e, *_ = jax.lax.while_loop(lambda state: state[2] & (state[3] < _ROUNDS), once, start)
-    target = jnp.ravel(problem.equality.target)
+    if problem.is_quadratic:
+        d, e, *_ = jax.lax.while_loop(lambda state: state[2] & (state[3] < _ROUNDS), once, start)
+    else:
+        rows = A.rows if isinstance(A, WithSlacks) else A
+        d, e = start[0], 1 / sizes(start[0], rows.largest(1))[1]
+    target = jnp.ravel(linear.equality.target)
     c, scaled = jnp.ones((), init.dtype), objective
     if isinstance(objective, Quadratic):
         # The unit of the variables is the size of the right-hand side: a proximal term counts in that unit. If the
@@ -75,9 +81,25 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, structured: bool) -> 
         # By the curvature, if there is any: a slope that is the same for all may be of any size.
         size = unit * where(bend > float(jnp.finfo(init.dtype).eps) ** 0.5 * slope, bend, slope)
         c = jnp.exp2(-jnp.round(jnp.log2(where((size > 0) & jnp.isfinite(size), size, 1.0))))
-        scaled = Smooth(_scaled_function, (c, unit, objective), as_it_is)
+        scaled = Smooth(_scaled_function, (c, unit, objective), as_it_is, objective.size)
+    if not problem.is_quadratic and problem.slacks:
+        d, e = _with_slacks(problem, init, d, e)
     box = Box(problem.box.lower / d, problem.box.upper / d)
-    return FlatProblem(scaled, Affine(A.scaled(e, d), e * target), box), Scales(d, e, c)
+    rows: Any = Affine(A.scaled(e, d), e * target)
+    if isinstance(problem.equality, Curved):
+        rows = problem.equality.scaled(e, d)
+    return FlatProblem(scaled, rows, box, slacks=problem.slacks), Scales(d, e, c)
+
+
+def _with_slacks(problem: FlatProblem, init: jax.Array, d: jax.Array, e: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The scales, those of slack variables such that their entries are one. A curved row that is flat at `init`, as a
+    ball's in its middle, has the size of its value there."""
+    p, y = problem.slacks, init.size - problem.slacks
+    own = e[-p:]
+    if isinstance(problem.equality, Curved):
+        size = jnp.abs(problem.equality.values(init[:y]))
+        own = where(jnp.isfinite(size), jnp.minimum(own, 1 / where(size > 0, size, 1.0)), own)
+    return d.at[y:].set(1 / own), e.at[-p:].set(own)
 
 
 def _scaled_function(v: jax.Array, c: jax.Array, unit: jax.Array, objective: Smooth) -> jax.Array:

@@ -5,9 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kkt_solvers.data.constraints import Affine, Operator
 from kkt_solvers.data.matrices import Dense
 from kkt_solvers.data.objectives import Quadratic
-from kkt_solvers.data.problem import Affine, Box, FlatProblem, Operator
+from kkt_solvers.data.problem import Box, FlatProblem
 from kkt_solvers.numerics.arrays import inverse_root
 from kkt_solvers.solvers._equilibrate import Scales
 
@@ -48,4 +49,5 @@ def preconditioned(problem: FlatProblem, init: jax.Array) -> tuple[FlatProblem, 
     else:
         equality = Affine(A.scaled(e, d), e * target)
     box = Box(problem.box.lower / d, problem.box.upper / d)
-    return FlatProblem(Quadratic(P.congruent(d, c), c * d * q), equality, box), Scales(d, e, c)
+    scaled = FlatProblem(Quadratic(P.congruent(d, c), c * d * q), equality, box, slacks=problem.slacks)
+    return scaled, Scales(d, e, c)

@@ -1,7 +1,7 @@
 """A primal-dual first-order method for linear and quadratic programs: products with `A` and `P` only."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from kkt_solvers.conditions.certificates import certificate_of_infeasibility, ray_of_descent
 from kkt_solvers.conditions.multipliers import reduced_gradient
 from kkt_solvers.conditions.residuals import default_tolerance, residuals
+from kkt_solvers.data.constraints import Operator
 from kkt_solvers.data.objectives import Quadratic, is_linear
-from kkt_solvers.data.problem import FlatProblem, Operator
+from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.data.solution import Dual, Status
 from kkt_solvers.numerics.arrays import tree_where
 from kkt_solvers.numerics.progress import report
@@ -58,6 +59,7 @@ class PrimalDual(Solver):
     tol: float | None = None
     max_iterations: int = 100_000
     polish: bool = True
+    takes: ClassVar[tuple[str, ...]] = ("linear",)
 
     def run(
         self, problem: FlatProblem, init: jax.Array, dual: Dual | None = None

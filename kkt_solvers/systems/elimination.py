@@ -19,16 +19,19 @@ refinement with the true matrix removes the regularisation again.
 """
 
 import functools
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from kkt_solvers.data.inequality import Lagrangian
 from kkt_solvers.data.marginals import Marginals
 from kkt_solvers.data.matrices import Dense, Diagonal, Map, Sparse, Zero
 from kkt_solvers.data.matrix import Matrix, Product
-from kkt_solvers.data.objectives import Quadratic, Separable, hessian_product
+from kkt_solvers.data.objectives import Quadratic, Separable, Smooth, hessian_product
 from kkt_solvers.data.problem import FlatProblem
+from kkt_solvers.data.slacks import Padded, WithSlacks, on_both
 from kkt_solvers.data.stages import BlockBidiagonal
 from kkt_solvers.numerics.arrays import (
     diagonal_matrix,
@@ -54,7 +57,17 @@ def hessian(problem: FlatProblem, y: jax.Array) -> Matrix:
         return Diagonal(hessian_product(objective, y, jnp.ones_like(y)))
     if isinstance(objective, Quadratic) and not isinstance(objective.matrix, Map):
         return objective.matrix
-    return Dense(jax.vmap(lambda v: hessian_product(objective, y, v))(jnp.eye(y.size, dtype=y.dtype)))
+    if isinstance(objective, Lagrangian):
+        constraints, slacks = objective.constraints, problem.slacks
+        of_y = jnp.eye(y.size - slacks, y.size, dtype=y.dtype)
+        bend = jax.vmap(lambda v: constraints.curvature(y, objective.nu, v))(of_y)[:, : len(of_y)]
+        H = hessian(replace(problem, objective=objective.objective), y)
+        if isinstance(H, Padded):
+            return Padded(Dense(H.inner.dense() + bend), slacks)
+        return Dense(H.densified().parts()[0] + jnp.pad(bend, (0, slacks)))
+    n = objective.size if isinstance(objective, Smooth) and objective.size is not None else y.size
+    H = jax.vmap(lambda v: hessian_product(objective, y, v))(jnp.eye(n, y.size, dtype=y.dtype))
+    return Dense(H) if n == y.size else Padded(Dense(H[:, :n]), y.size - n)
 
 
 # ------------------------------------------------------------------------------------------------ matrices
@@ -66,6 +79,7 @@ class KKTMatrix(NamedTuple):
     D: jax.Array
     free: jax.Array
     elastic: jax.Array | bool = False
+    c: jax.Array | None = None  # one for each row, besides
 
     @property
     def curved(self) -> jax.Array:
@@ -78,15 +92,17 @@ class KKTMatrix(NamedTuple):
         top = curved * self.H.product(curved * dy) + self.D * dy + self.free * self.A.adjoint(dnu)
         bottom = self.A.product(self.free * dy)
         bottom = bottom if self.elastic is False else bottom - where(self.elastic, dnu, 0.0)
+        bottom = bottom if self.c is None else bottom - self.c * dnu
         return jnp.concatenate([top, bottom])
 
     def dense(self) -> jax.Array:
         """The matrix itself."""
-        A, H, curved = self.A.dense() * self.free, self.H.densified(), self.curved
-        if isinstance(H, Dense):
-            top = diagonal_matrix(self.D) + H.scaled(curved, curved).dense()
+        A, curved = self.A.dense() * self.free, self.curved
+        H, _ = self.H.densified().parts()
+        if H.ndim == 2:
+            top = diagonal_matrix(self.D) + curved[:, None] * H * curved
         else:
-            top = diagonal_matrix(self.D + curved * H.diagonal_entries())
+            top = diagonal_matrix(self.D + curved * H)
         one, zero = jnp.ones(len(A), top.dtype), jnp.zeros(len(A), top.dtype)
         c = zero if self.elastic is False else where(self.elastic, one, zero)
         return jnp.block([[top, A.T], [A, diagonal_matrix(-c)]])
@@ -108,17 +124,9 @@ def solver(K: KKTMatrix, *, held: jax.Array | bool = False, corrections: int = 1
     ones, which no residual shows.
     """
     eps, precise, product = float(jnp.finfo(K.D.dtype).eps), is_precise(K.D.dtype), K.product
-    if isinstance(K.H, Sparse) or isinstance(K.A, Sparse):
-        inverse, added = _sparse_inverse(K)
-        weights = jnp.ones_like(added)
-    elif isinstance(K.A, Marginals) and isinstance(K.H, (Zero, Diagonal)):
-        inverse, added, weights = _normal_inverse(K, held)
-    elif in_stages(K.H, K.A):
-        inverse, added, weights = _stages_inverse(K, held)
-    else:
-        inverse, added, weights = _cholesky_inverse(K, held)
-        if _is_small(K):
-            product = functools.partial(jnp.matmul, K.dense())
+    inverse, added, weights = _inverse(K, held)
+    if _is_small(K):
+        product = functools.partial(jnp.matmul, K.dense())
 
     def solve(b: jax.Array, exact: jax.Array | bool = True) -> jax.Array:
         exact = jnp.asarray(exact)
@@ -135,6 +143,20 @@ def solver(K: KKTMatrix, *, held: jax.Array | bool = False, corrections: int = 1
     return solve
 
 
+def _inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Product, jax.Array, jax.Array]:
+    """The inverse of `K` with a regularisation; the diagonal of that; and weights that bring `K` to a unit diagonal."""
+    if isinstance(K.H, Sparse) or isinstance(K.A, Sparse):
+        inverse, added = _sparse_inverse(K)
+        return inverse, added, jnp.ones_like(added)
+    if isinstance(K.A, Marginals) and isinstance(K.H, (Zero, Diagonal)):
+        return _normal_inverse(K, held)
+    if in_stages(K.H, K.A):
+        return _stages_inverse(K, held)
+    if isinstance(K.A, WithSlacks) and (parts := on_both(K.H, K.A.slack.size)) is not None:
+        return _slacks_inverse(K, K.A, *parts, held)
+    return _cholesky_inverse(K, held)
+
+
 def _regularised(K: KKTMatrix, held: jax.Array | bool) -> tuple[jax.Array, jax.Array]:
     """`D` and the diagonal of the second block, with the sign of a positive one, so that factors exist."""
     D, eps, reg, precise = K.D, float(jnp.finfo(K.D.dtype).eps), regularisation(K.D.dtype), is_precise(K.D.dtype)
@@ -143,17 +165,42 @@ def _regularised(K: KKTMatrix, held: jax.Array | bool) -> tuple[jax.Array, jax.A
     flat = reg if precise else where(jnp.asarray(held), eps**0.2, eps**0.4)
     D = where(D > 0, jnp.maximum(D, 1e-4 * reg if precise else reg), flat)
     delta = jnp.full(K.A.shape[0], reg, D.dtype)
-    return D, delta if K.elastic is False else where(K.elastic, 1.0, delta)
+    delta = delta if K.elastic is False else where(K.elastic, 1.0, delta)
+    return D, delta if K.c is None else delta + K.c
 
 
 def _added(K: KKTMatrix, D: jax.Array, delta: jax.Array) -> jax.Array:
     """What that adds to the diagonal."""
-    added = jnp.concatenate([D - K.D, -delta])
+    added = jnp.concatenate([D - K.D, -delta if K.c is None else K.c - delta])
     return added if K.elastic is False else where(K.elastic, 0.0, added)
 
 
+def _slacks_inverse(
+    K: KKTMatrix, A: WithSlacks, H: Matrix, more: jax.Array | None, held: jax.Array | bool
+) -> tuple[Product, jax.Array, jax.Array]:
+    """The same, slack variables first: `c` of their rows is `slack^2 / D`, and what is left is a `KKTMatrix` in `y`."""
+    n, (D, _) = H.shape[0], _regularised(K, held)
+    added_to_slacks, D = (D - K.D)[n:], D[n:] if more is None else D[n:] + K.curved[n:] * more
+    a = K.free[n:] * A.slack
+    inner = KKTMatrix(
+        H, A.rows, K.D[:n], K.free[:n], K.elastic, A.lifted(a * a / D) if K.c is None else K.c + A.lifted(a * a / D)
+    )
+    of_inner, added, weights = _inverse(inner, held)
+
+    def inverse(b: jax.Array) -> jax.Array:
+        w = b[n : K.D.size] / D
+        x = of_inner(jnp.concatenate([b[:n], b[K.D.size :] - A.lifted(a * w)]))
+        return jnp.concatenate([x[:n], w - a * A.own(x[n:]) / D, x[n:]])
+
+    added, weights = (
+        jnp.concatenate([of_rest[:n], own, of_rest[n:]])
+        for of_rest, own in ((added, added_to_slacks), (weights, jax.lax.rsqrt(D)))
+    )
+    return inverse, added, weights
+
+
 def _stages_inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Product, jax.Array, jax.Array]:
-    """The same as `_cholesky_inverse`, with the blocks of the stages."""
+    """The same, with the blocks of the stages."""
     D, delta = _regularised(K, held)
     pivots, D = K.H.diagonal_entries() * K.curved + D, D + regularisation(D.dtype) * K.curved
     A = K.A.scaled(jnp.ones((), D.dtype), K.free)
@@ -186,7 +233,7 @@ def _is_small(K: KKTMatrix) -> bool:
 
 
 def _cholesky_inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Product, jax.Array, jax.Array]:
-    """The inverse of `K` with a regularisation; the diagonal of that; and weights that bring `K` to a unit diagonal."""
+    """The same, with dense factors."""
     A, curved, n = K.A.dense(), K.curved, K.D.size
     eps, reg = float(jnp.finfo(K.D.dtype).eps), regularisation(K.D.dtype)
     D, delta = _regularised(K, held)

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from kkt_solvers.data.constraints import Operator
+from kkt_solvers.data.inequality import SPARSE_FROM
 from kkt_solvers.data.matrices import Diagonal, LowRank, Map, Sparse
 from kkt_solvers.data.matrix import Matrix, Product
 from kkt_solvers.data.objectives import Quadratic, Separable, hessian_product, is_linear
-from kkt_solvers.data.problem import FlatProblem, Operator
+from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.numerics import lapack
 from kkt_solvers.numerics.arrays import inverse_root, is_precise, largest, where
 from kkt_solvers.systems.elimination import KKTMatrix, hessian, solver
@@ -194,7 +196,6 @@ def diagonal_curvature(problem: FlatProblem, y: jax.Array) -> jax.Array:
     return jnp.broadcast_to(along, y.shape)
 
 
-_SPARSE_FROM = 500
 DENSE_UP_TO = 3000
 
 
@@ -202,10 +203,10 @@ def choose(problem: FlatProblem) -> KKTSystem:
     """The choice by structure; the table stands in the docstring of `KKTSystem`."""
     if isinstance(problem.equality, Operator):
         return MatrixFreeKKT()
-    objective, A = problem.objective, problem.rows
-    m, n = A.shape
-    if isinstance(objective, Quadratic):
-        P = objective.matrix
+    objective, m, n = problem.objective, problem.equality.target.size, problem.box.lower.size
+    if problem.is_quadratic:
+        assert isinstance(objective, Quadratic)
+        P, A = objective.matrix, problem.rows
         if in_stages(P, A):
             return StagesKKT()
         if isinstance(P, LowRank):
@@ -214,7 +215,7 @@ def choose(problem: FlatProblem) -> KKTSystem:
             return MatrixFreeKKT()
         if isinstance(P, Diagonal) and not isinstance(A, Sparse):
             return DiagonalKKT()
-        if n > _SPARSE_FROM and (isinstance(P, Sparse) or isinstance(A, Sparse)):
+        if n > SPARSE_FROM and (isinstance(P, Sparse) or isinstance(A, Sparse)):
             return SparseKKT()
     if n + m <= DENSE_UP_TO:
         return DenseKKT()

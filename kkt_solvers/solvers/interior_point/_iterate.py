@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from kkt_solvers.conditions.residuals import gradient_and_terms
-from kkt_solvers.data.objectives import Quadratic, is_linear
+from kkt_solvers.data.objectives import is_linear
 from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.numerics.arrays import is_finite, largest, signs, tree_where, where
 
@@ -115,8 +115,8 @@ def direction(
     """Mehrotra's predictor and corrector, then Gondzio's correctors while the step is short: each one more solve with
     the same factors, whose right-hand side is what the products `z slack` are to change by. `plain` asks for the
     predictor alone. The slacks need not be those of y before the end."""
-    objective = problem.objective
-    quadratic, linear = isinstance(objective, Quadratic), is_linear(objective)
+    quadratic = problem.is_quadratic
+    linear = quadratic and is_linear(problem.objective)
     has, mu = bounds.has, bounds.gap(p)
     off = where(has, bounds.distances(p.y) - p.slack, 0.0)
 

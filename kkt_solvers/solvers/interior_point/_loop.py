@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kkt_solvers.data.objectives import Quadratic
+from kkt_solvers.data.inequality import linearised
 from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.data.solution import Dual, Status
 from kkt_solvers.numerics.arrays import largest, tree_where, where
@@ -85,7 +85,7 @@ class Setting(NamedTuple):
 
     measured: Callable[..., Any]  # (iterate, held, solving) -> its point in the terms of the problem, largest residual
     scaled: Callable[..., Iterate]  # the way back: a point in the terms of the problem as an iterate
-    proves: Callable[..., Any]  # (nu, rays) -> whether nu, and which of the rays, prove that there is no solution
+    proves: Callable[..., Any]  # (y, nu, rays) -> whether nu, at y, and which rays prove that there is no solution
     told: Callable[..., None]
     tol: float
     max_iterations: int
@@ -104,7 +104,12 @@ class Method(NamedTuple):
 
     @property
     def quadratic(self) -> bool:
-        return isinstance(self.problem.objective, Quadratic)
+        return self.problem.is_quadratic
+
+    @property
+    def recovers(self) -> bool:
+        """Whether it looks for a proof that there is no solution, if it gets stuck."""
+        return self.quadratic or self.problem.slacks > 0
 
 
 def run(problem: FlatProblem, convex: jax.Array, init: jax.Array, best: Any, warm: bool, setting: Setting) -> State:
@@ -137,7 +142,7 @@ def run(problem: FlatProblem, convex: jax.Array, init: jax.Array, best: Any, war
     def until_done(state: State) -> State:
         return jax.lax.while_loop(unfinished, lambda state: _round(method, state), state)
 
-    if not method.quadratic:
+    if not method.recovers:
         return until_done(state)
     return jax.lax.while_loop(unfinished, lambda state: _recovered(method, until_done(state), now), state)
 
@@ -149,10 +154,10 @@ def _round(method: Method, state: State) -> State:
     elastic = (state.recovery == ELASTIC) & ~solving
 
     def conditions(p: Iterate) -> tuple[jax.Array, jax.Array]:
-        slope, rest = objective.gradient(p.y), equality.product(p.y) - equality.target
-        if method.quadratic:
+        slope, rest = objective.gradient(p.y), equality.residual(p.y)
+        if method.recovers:
             slope, rest = where(elastic, 0.0, slope), rest - where(elastic, p.nu, 0.0)
-        return slope + equality.adjoint(p.nu) - p.z[0] + p.z[1], rest
+        return slope + equality.pullback(p.y, p.nu) - p.z[0] + p.z[1], rest
 
     p, free = now, bounds.moves
     if setting.polish:
@@ -161,9 +166,10 @@ def _round(method: Method, state: State) -> State:
         at, _ = off_steep_bounds(problem, at)
         p = tree_where(solving, Iterate(at, active.nu, jnp.ones_like(now.slack), jnp.zeros_like(now.z)), now)
         free = where(solving, (~(active.held[0] | active.held[1])).astype(free.dtype), free)
-    rest, H = conditions(p), hessian(problem, p.y)
+    rest, local = conditions(p), linearised(problem, p.y, p.nu)
+    H, rows = hessian(local, p.y), local.rows
     D = where(free > 0, p.z[0] / p.slack[0] + p.z[1] / p.slack[1], 1.0)
-    K = KKTMatrix(H, problem.rows, D, free, elastic if method.quadratic else False)
+    K = KKTMatrix(H, rows, D, free, elastic if method.recovers else False)
     inverse = solver(K, held=state.recovery == HELD)
 
     def solve(r: jax.Array, s: jax.Array, predictor: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -191,7 +197,7 @@ def _round(method: Method, state: State) -> State:
     state = state._replace(best=best, smallest=smallest)
     after = _after_newton(method, state, following, d, residual, finite)
     if setting.polish:
-        slope = rest[0] + H.product(d.step.y) + equality.adjoint(d.step.nu)
+        slope = rest[0] + H.product(d.step.y) + rows.adjoint(d.step.nu)
         after = tree_where(solving, _after_active(method, state, active, following, slope), after)
     setting.told(after)
     return after
@@ -222,7 +228,7 @@ def _after_newton(
     suspect = newton & (~progress | (largest(following.y, following.nu) > _FAR))
     # The iterate itself may be the ray, or the step.
     rays, none = jnp.stack([following.y, d.step.y]), (jnp.zeros((), bool), jnp.zeros(2, bool))
-    infeasible, descents = when_any(suspect, lambda: setting.proves(following.nu, rays), none)
+    infeasible, descents = when_any(suspect, lambda: setting.proves(following.y, following.nu, rays), none)
     claim = where(infeasible, int(Status.PRIMAL_INFEASIBLE), state.claim)
     claim = where(descents[0] | descents[1], int(Status.DUAL_INFEASIBLE), claim)
     # A proof that there is no solution is kept as the last iterate.
@@ -278,8 +284,8 @@ def _recovered(method: Method, state: State, start: Iterate) -> State:
     unsolved = (state.claim == Status.MAX_ITERATIONS) & (state.smallest > setting.tol)
     unsolved &= _stuck(method, state) & (state.recovery < ELASTIC) & (state.iterations < setting.max_iterations)
     y = state.now.y
-    nu = equality.product(y) - equality.target
-    size = 1e-3 + largest(equality.adjoint(nu))
+    nu = equality.residual(y)
+    size = 1e-3 + largest(equality.pullback(y, nu))
     elastic = state._replace(
         phase=jnp.full_like(state.phase, NEWTON),
         recovery=jnp.full_like(state.recovery, ELASTIC),

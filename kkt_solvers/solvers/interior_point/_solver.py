@@ -1,6 +1,7 @@
 """`InteriorPoint`: a problem scaled, the loop, and what it found in the terms of the problem."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,9 @@ import jax.numpy as jnp
 from kkt_solvers.conditions.certificates import certificate_of_infeasibility, ray_of_descent
 from kkt_solvers.conditions.multipliers import with_a_row, without_the_row
 from kkt_solvers.conditions.residuals import adjoint, default_tolerance, gradient_and_terms, residuals
-from kkt_solvers.data.objectives import Quadratic, is_linear
+from kkt_solvers.data.constraints import Curved
+from kkt_solvers.data.inequality import linearised, settled, settled_dual
+from kkt_solvers.data.objectives import is_linear
 from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.data.solution import Dual, Status
 from kkt_solvers.numerics.arrays import is_precise, tree_where, where
@@ -63,6 +66,7 @@ class InteriorPoint(Solver):
     tol: float | None = None
     max_iterations: int = 200
     polish: bool = True
+    takes: ClassVar[tuple[str, ...]] = ("linear", "convex")
 
     def run(self, problem: FlatProblem, init: jax.Array, dual: Dual | None = None) -> _Answer:
         rows, dual = with_a_row(problem, dual)
@@ -76,15 +80,16 @@ class InteriorPoint(Solver):
     ) -> tuple[_Answer, jax.Array]:
         """What was found, and whether the method is finished: see `one_by_one`."""
         tol = default_tolerance(init.dtype) if self.tol is None else self.tol
-        quadratic, system = isinstance(problem.objective, Quadratic), choose(problem)
+        quadratic, system = problem.is_quadratic, choose(problem)
         sparse = isinstance(system, SparseKKT)
         missing = missing_curvature(problem, init, sparse) if quadratic else jnp.zeros((), init.dtype)
         convex = with_curvature(problem, missing, sparse)
         scaled, scales = equilibrated(convex, init, structured=system.keeps_structure)
         shape = problem.equality.target.shape
 
-        def proves(nu: jax.Array, rays: jax.Array) -> tuple[jax.Array, jax.Array]:
-            infeasible = certificate_of_infeasibility(problem, (scales.rows * nu).reshape(shape))
+        def proves(y: jax.Array, nu: jax.Array, rays: jax.Array) -> tuple[jax.Array, jax.Array]:
+            local = linearised(problem, scales.variables * y)
+            infeasible = certificate_of_infeasibility(local, (scales.rows * nu).reshape(shape))
             return infeasible, jax.vmap(lambda ray: ray_of_descent(problem, scales.variables * ray)[0])(rays)
 
         def told(state: loop.State) -> None:
@@ -120,7 +125,10 @@ class InteriorPoint(Solver):
         stands = (problem.equality.row_sizes() > 0).astype(init.dtype).reshape(shape)  # a row of zeros has no price
         ray = (scales.rows * final.now.nu).reshape(shape)
         nu = where(claim == Status.PRIMAL_INFEASIBLE, ray, dual.equality * stands)
-        y = where(claim == Status.DUAL_INFEASIBLE, scales.variables * final.now.y, y)
+        proof = claim == Status.DUAL_INFEASIBLE
+        if isinstance(problem.equality, Curved):
+            proof |= claim == Status.PRIMAL_INFEASIBLE
+        y = where(proof, scales.variables * final.now.y, y)
         return (y, Dual(nu, dual.lower, dual.upper), final.iterations, claim), final.phase == loop.DONE
 
 
@@ -137,13 +145,13 @@ def _measured(
     y = where(solving & held[0], lower, where(solving & held[1], upper, y))
     y, steep = off_steep_bounds(problem, y)
     nu = (scales.rows * point.nu / c).reshape(problem.equality.target.shape)
-    known = gradient_and_terms(problem.objective, y, problem.box)
-    slope = jnp.maximum(both(known[0] + adjoint(problem, nu)), 0)
+    known, local = gradient_and_terms(problem.objective, y, problem.box), linearised(problem, y)
+    slope = jnp.maximum(both(known[0] + adjoint(local, nu)), 0)
     bounds = jnp.stack([lower, upper])
     taken = steep | (lower == upper) | (solving & (y == bounds))
     z = where(taken & jnp.isfinite(bounds), slope, where(solving, 0.0, point.z / (d * c)))
-    found = y, Dual(nu, z[0], z[1])
-    worst = residuals(problem, *found, known).largest
+    found = settled(problem, y), settled_dual(problem, Dual(nu, z[0], z[1]))
+    worst = residuals(local, *found, known).largest
     return found, where(jnp.isfinite(worst), worst, jnp.inf)
 
 
