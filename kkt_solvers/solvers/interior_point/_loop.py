@@ -40,6 +40,7 @@ from kkt_solvers.solvers.interior_point._iterate import (
     straight,
     unbounded_start,
 )
+from kkt_solvers.solvers.interior_point._path import Follower, centred, followed, path_direction
 from kkt_solvers.solvers.interior_point._steep_bounds import off_steep_bounds
 from kkt_solvers.systems.elimination import KKTMatrix, hessian, solver
 
@@ -117,6 +118,8 @@ def run(problem: FlatProblem, convex: jax.Array, init: jax.Array, best: Any, war
     set is to be tried first."""
     method = Method(problem, bounds_of(problem), setting)
     now = unbounded_start(problem, method.bounds) if method.quadratic else inside(problem, method.bounds, init)
+    if problem.slacks and not method.quadratic:
+        now = centred(problem, method.bounds, now)
     begin = jnp.full((), START if method.quadratic else NEWTON, jnp.int32)
     none, infinite = jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, init.dtype)
     state = State(
@@ -153,11 +156,14 @@ def _round(method: Method, state: State) -> State:
     solving, starting = state.phase >= ACTIVE, state.phase == START
     elastic = (state.recovery == ELASTIC) & ~solving
 
+    def left_of_rows(p: Iterate) -> jax.Array:
+        rest = equality.residual(p.y)
+        return rest - where(elastic, p.nu, 0.0) if method.recovers else rest
+
     def conditions(p: Iterate) -> tuple[jax.Array, jax.Array]:
-        slope, rest = objective.gradient(p.y), equality.residual(p.y)
-        if method.recovers:
-            slope, rest = where(elastic, 0.0, slope), rest - where(elastic, p.nu, 0.0)
-        return slope + equality.pullback(p.y, p.nu) - p.z[0] + p.z[1], rest
+        slope = objective.gradient(p.y)
+        slope = where(elastic, 0.0, slope) if method.recovers else slope
+        return slope + equality.pullback(p.y, p.nu) - p.z[0] + p.z[1], left_of_rows(p)
 
     p, free = now, bounds.moves
     if setting.polish:
@@ -177,10 +183,15 @@ def _round(method: Method, state: State) -> State:
         x = inverse(jnp.concatenate([free * r, s]), solving & predictor)
         return x[: r.size], x[r.size :]
 
-    d = direction(problem, bounds, p, rest, solve, solving | starting)
     if method.quadratic:
+        d = direction(problem, bounds, p, rest, solve, solving | starting)
         following = tree_where(starting, shifted(bounds, p, d.step), straight(bounds, p, d))
+    elif problem.slacks:
+        follower = Follower(problem, bounds, left_of_rows)
+        d, eta = path_direction(follower, p, rest, solve, solving)
+        following = followed(follower, conditions, p, rest, d, eta, solving)
     else:
+        d = direction(problem, bounds, p, rest, solve, solving)
         following = backtracked(bounds, conditions, p, rest, d, equality.target, solving)
     if setting.polish:
         y = p.y + d.step.y
