@@ -73,7 +73,11 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, structured: bool) -> 
         c = 1 / where(size > 0, size, 1.0)
         scaled = Quadratic(P.congruent(d, c), c * d * objective.q)
     elif isinstance(objective, Smooth):
-        unit = jnp.exp2(jnp.round(jnp.log2(unit_of_data(problem))))  # a power of two
+        unit = unit_of_data(problem)
+        if problem.slacks:
+            given = largest(init[: init.size - problem.slacks])
+            unit = where(given > 0, given, unit)
+        unit = jnp.exp2(jnp.round(jnp.log2(unit)))  # a power of two
         d, e = unit * d, e / unit
         at = jnp.clip(jnp.clip(init, -unit, unit), problem.box.lower, problem.box.upper)
         _, terms = gradient_and_terms(objective, at, problem.box)

@@ -19,8 +19,8 @@ from kkt_solvers.solvers.interior_point._iterate import Bounds, Direction, Itera
 
 _CENTRED = 1e-3  # the least product of slack and multiplier, relative to their mean, that a step may lead to
 _LEAST = 1e-3  # the least part of the mean product that a step aims at
-_GROWS = 2.0  # the part of the slope that is left may grow by this in a step
 _TO_BOUNDARY = 0.9  # the part of the way to the nearest bound that a step may go, at least
+_GAPS = 10.0  # what is left of the slope may be so many gaps
 _TRIES = 30
 
 
@@ -52,7 +52,8 @@ def centred(problem: FlatProblem, bounds: Bounds, p: Iterate) -> Iterate:
     """The start `p`, with slack variables of one at least, products of slacks and multipliers of one, and each
     inequality's row priced like its slack variable's bound."""
     own = jnp.s_[-problem.slacks :]
-    slack = p.slack.at[0, own].max(1.0)
+    violation = jnp.abs(problem.equality.residual(p.y.at[own].set(0))[own])
+    slack = p.slack.at[0, own].max(jnp.maximum(1.0, where(jnp.isfinite(violation), violation, 1.0)))
     z = where(bounds.has, 1 / jnp.maximum(slack, 0.1), 0.0)
     return Iterate(p.y.at[own].set(bounds.lower[own] + slack[0, own]), p.nu.at[own].set(z[0, own]), slack, z)
 
@@ -82,7 +83,7 @@ def path_direction(
             slack = follower.at(p, d, rest[1], size, jnp.ones_like(size)).slack
             return ~jnp.all(where(has, slack, 0.0) >= 0) & (size > 1e-4)
 
-        size = jax.lax.while_loop(too_long, shorter, where(predictor & ~plain, follower.longest(p, d), 0.0))
+        size = jax.lax.while_loop(too_long, shorter, where(predictor & ~plain, 0.999 * follower.longest(p, d), 0.0))
         q = advance(bounds, p, d, size, size)
         bend = follower.rows(q) - (1 - size) * rest[1]
         sigma = where(predictor, jnp.clip((1 - size) ** 2, _LEAST, 1.0), sigma)
@@ -110,7 +111,9 @@ def followed(
     has, mu = bounds.has, bounds.gap(p)
     keep = jnp.maximum(_TO_BOUNDARY, 1 - mu)
     centred = jnp.minimum(_CENTRED, 0.5 * jnp.min(follower.products(p)) / mu)
-    slope = largest(rest[0])
+    # A slope counts as much as the coordinate can move: so it is of the size of the objective, like the products.
+    room = bounds.moves * jnp.minimum(jnp.minimum(*p.slack), 1.0)
+    slope = largest(room * rest[0])
 
     def at(size: jax.Array) -> Iterate:
         return follower.at(p, d.step, rest[1], size, eta)
@@ -122,7 +125,7 @@ def followed(
         gap = bounds.gap(q)
         good = jnp.all(where(has, q.slack - (1 - keep) * p.slack, 0.0) >= 0)
         good &= jnp.min(follower.products(q)) >= centred * gap
-        good &= is_finite(left) & (largest(left) <= jnp.maximum(_GROWS * slope, gap))
+        good &= is_finite(left) & (largest(room * left) <= jnp.maximum((1 - 0.1 * size * eta) * slope, _GAPS * gap))
         return ~good & (tries < _TRIES)
 
     def shorter(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
