@@ -20,7 +20,7 @@ from kkt_solvers.data.problem import FlatProblem, Problem
 from kkt_solvers.data.sizes import middle_of_box
 from kkt_solvers.data.solution import Dual, Solution, Status, is_differentiable
 from kkt_solvers.data.values import check_init, check_values
-from kkt_solvers.numerics.arrays import floating, full_precision, is_concrete, where
+from kkt_solvers.numerics.arrays import floating, full_precision, is_concrete, tree_where, where
 from kkt_solvers.numerics.progress import Listener, listener_of, listening
 from kkt_solvers.solvers import Solver, check_takes, default_solver
 from kkt_solvers.systems.kkt import KKTSystem
@@ -242,7 +242,10 @@ def _finish(
         (flat, _), (stopped, dual) = with_a_row(flat, None), with_a_row(stopped, dual)
     tolerance = default_tolerance(primal.dtype) if tol is None else tol
     primal = settled(stopped, primal)
-    dual = settled_dual(stopped, complete_dual(stopped, primal, dual))
+    dual = complete_dual(stopped, primal, dual)
+    if flat.slacks:  # a ray has no slack variables' multipliers yet
+        ray = jnp.asarray(converged) == int(Status.PRIMAL_INFEASIBLE)
+        dual = tree_where(ray, dual, settled_dual(stopped, dual))
     verdict = certify(stopped, primal, dual, converged, tolerance, sound)
     status, dual = verdict.status, verdict.dual
     live = where(is_differentiable(status), 1.0, jnp.nan).astype(primal.dtype)

@@ -33,31 +33,32 @@ SPARSE_FROM = 500  # variables, from which a sparse matrix is factorised as one
 @pytree()
 @dataclass(frozen=True, eq=False)
 class Lagrangian:
-    """`f(x) + nu'(c(x) - c_0 - J (x - x_0))` for curved constraints `c` with the value `c_0` and the Jacobian `J` at
-    `x_0`: there its gradient is that of `f`, and its Hessian that of the Lagrangian."""
+    """`weight f(x) + nu'(c(x) - c_0 - J (x - x_0))`, with `c` curved constraints, `c_0` their value and `J` their Jacobian
+    at `x_0`: there its gradient is that of `weight f`, and its Hessian that of the Lagrangian."""
 
     objective: Objective
     constraints: Curved
     at: jax.Array
     nu: jax.Array
+    weight: Any = 1.0
 
     def __call__(self, x: jax.Array) -> jax.Array:
         constraints, slope = self.constraints, self.constraints.pullback(self.at, self.nu)
         change = jnp.vdot(self.nu, constraints.residual(x) - constraints.residual(self.at))
-        return self.objective(x) + change - jnp.vdot(slope, x - self.at)
+        return self.weight * self.objective(x) + change - jnp.vdot(slope, x - self.at)
 
     def gradient(self, x: jax.Array) -> jax.Array:
-        constraints = self.constraints
-        return self.objective.gradient(x) + constraints.pullback(x, self.nu) - constraints.pullback(self.at, self.nu)
+        change = self.constraints.pullback(x, self.nu) - self.constraints.pullback(self.at, self.nu)
+        return self.weight * self.objective.gradient(x) + change
 
 
-def linearised(problem: FlatProblem, x: jax.Array, nu: jax.Array | None = None) -> FlatProblem:
+def linearised(problem: FlatProblem, x: jax.Array, nu: jax.Array | None = None, weight: Any = 1.0) -> FlatProblem:
     """The problem with affine constraints that agrees with `problem` at `x`, to first order. With `nu` its objective is
-    a `Lagrangian`, and so its KKT matrix is that of `problem` too."""
+    a `Lagrangian`, and so its KKT matrix is that of `problem` too, with the objective times `weight`."""
     constraints = problem.equality
     if not isinstance(constraints, Curved):
         return problem
-    objective: Any = problem.objective if nu is None else Lagrangian(problem.objective, constraints, x, nu)
+    objective: Any = problem.objective if nu is None else Lagrangian(problem.objective, constraints, x, nu, weight)
     return replace(problem, objective=objective, equality=constraints.linearised(x))
 
 

@@ -63,8 +63,8 @@ def hessian(problem: FlatProblem, y: jax.Array) -> Matrix:
         bend = jax.vmap(lambda v: constraints.curvature(y, objective.nu, v))(of_y)[:, : len(of_y)]
         H = hessian(replace(problem, objective=objective.objective), y)
         if isinstance(H, Padded):
-            return Padded(Dense(H.inner.dense() + bend), slacks)
-        return Dense(H.densified().parts()[0] + jnp.pad(bend, (0, slacks)))
+            return Padded(Dense(objective.weight * H.inner.dense() + bend), slacks)
+        return Dense(objective.weight * H.dense() + jnp.pad(bend, (0, slacks)))
     n = objective.size if isinstance(objective, Smooth) and objective.size is not None else y.size
     H = jax.vmap(lambda v: hessian_product(objective, y, v))(jnp.eye(n, y.size, dtype=y.dtype))
     return Dense(H) if n == y.size else Padded(Dense(H[:, :n]), y.size - n)

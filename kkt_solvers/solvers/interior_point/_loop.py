@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kkt_solvers.data.constraints import Curved
 from kkt_solvers.data.inequality import linearised
 from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.data.solution import Dual, Status
@@ -172,10 +173,15 @@ def _round(method: Method, state: State) -> State:
         at, _ = off_steep_bounds(problem, at)
         p = tree_where(solving, Iterate(at, active.nu, jnp.ones_like(now.slack), jnp.zeros_like(now.z)), now)
         free = where(solving, (~(active.held[0] | active.held[1])).astype(free.dtype), free)
-    rest, local = conditions(p), linearised(problem, p.y, p.nu)
+    # The elastic problem has no objective; curved constraints keep their curvature.
+    curved = isinstance(equality, Curved)
+    rest, local = conditions(p), linearised(problem, p.y, p.nu, where(elastic, 0.0, 1.0).astype(p.y.dtype))
     H, rows = hessian(local, p.y), local.rows
     D = where(free > 0, p.z[0] / p.slack[0] + p.z[1] / p.slack[1], 1.0)
-    K = KKTMatrix(H, rows, D, free, elastic if method.recovers else False)
+    if curved:
+        K = KKTMatrix(H, rows, D, free, c=where(elastic, 1.0, jnp.zeros_like(p.nu)))
+    else:
+        K = KKTMatrix(H, rows, D, free, elastic if method.recovers else False)
     inverse = solver(K, held=state.recovery == HELD)
 
     def solve(r: jax.Array, s: jax.Array, predictor: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -187,7 +193,7 @@ def _round(method: Method, state: State) -> State:
         d = direction(problem, bounds, p, rest, solve, solving | starting)
         following = tree_where(starting, shifted(bounds, p, d.step), straight(bounds, p, d))
     elif problem.slacks:
-        follower = Follower(problem, bounds, left_of_rows)
+        follower = Follower(problem, bounds, left_of_rows, elastic)
         d, eta = path_direction(follower, p, rest, solve, solving)
         following = followed(follower, conditions, p, rest, d, eta, solving)
     else:

@@ -30,14 +30,18 @@ class Follower(NamedTuple):
     problem: FlatProblem
     bounds: Bounds
     rows: Callable[[Iterate], jax.Array]
+    elastic: jax.Array
 
     def at(self, p: Iterate, d: Iterate, rest: jax.Array, size: jax.Array, eta: jax.Array) -> Iterate:
-        """A part of the step, after which `1 - size eta` of the residual `rest` of the inequalities is left."""
+        """A part of the step, after which `1 - size eta` of the residual `rest` of the inequalities is left: slack
+        variables see to that, or, in the elastic problem, the multipliers, which are what is violated."""
         q, equality, slacks = advance(self.bounds, p, d, size, size), self.problem.equality, self.problem.slacks
         if not isinstance(equality, Curved):
             return q
         change = ((1 - size * eta) * rest - self.rows(q))[-slacks:] / equality.slack
-        return q._replace(y=q.y.at[-slacks:].add(change), slack=q.slack.at[0, -slacks:].add(change))
+        of_nu, change = where(self.elastic, -change, 0.0), where(self.elastic, 0.0, change)
+        y, slack = q.y.at[-slacks:].add(change), q.slack.at[0, -slacks:].add(change)
+        return q._replace(y=y, slack=slack, nu=q.nu.at[-slacks:].add(of_nu))
 
     def longest(self, p: Iterate, d: Iterate) -> jax.Array:
         """The largest part of the step, at most one, that keeps slacks and multipliers nonnegative."""
@@ -132,5 +136,5 @@ def followed(
         return 0.5 * state[0], state[1] + 1
 
     start = keep * d.primal, where(skip, _TRIES, 0)
-    size, _ = jax.lax.while_loop(too_long, shorter, start)
-    return at(size)
+    size, tries = jax.lax.while_loop(too_long, shorter, start)
+    return at(where(tries < _TRIES, size, 0.0))
