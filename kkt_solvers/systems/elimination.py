@@ -105,6 +105,7 @@ class KKTMatrix(NamedTuple):
             top = diagonal_matrix(self.D + curved * H)
         one, zero = jnp.ones(len(A), top.dtype), jnp.zeros(len(A), top.dtype)
         c = zero if self.elastic is False else where(self.elastic, one, zero)
+        c = c if self.c is None else c + self.c
         return jnp.block([[top, A.T], [A, diagonal_matrix(-c)]])
 
 

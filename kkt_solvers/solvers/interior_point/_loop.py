@@ -175,7 +175,9 @@ def _round(method: Method, state: State) -> State:
         free = where(solving, (~(active.held[0] | active.held[1])).astype(free.dtype), free)
     # The elastic problem has no objective; curved constraints keep their curvature.
     curved = isinstance(equality, Curved)
-    rest, local = conditions(p), linearised(problem, p.y, p.nu, where(elastic, 0.0, 1.0).astype(p.y.dtype))
+    # A negative multiplier, which passes, would make the Hessian indefinite.
+    prices = p.nu.at[-problem.slacks :].max(0.0) if curved else p.nu
+    rest, local = conditions(p), linearised(problem, p.y, prices, where(elastic, 0.0, 1.0).astype(p.y.dtype))
     H, rows = hessian(local, p.y), local.rows
     D = where(free > 0, p.z[0] / p.slack[0] + p.z[1] / p.slack[1], 1.0)
     if curved:
@@ -300,13 +302,17 @@ def _recovered(method: Method, state: State, start: Iterate) -> State:
     equality, none = problem.equality, jnp.zeros_like(state.since)
     unsolved = (state.claim == Status.MAX_ITERATIONS) & (state.smallest > setting.tol)
     unsolved &= _stuck(method, state) & (state.recovery < ELASTIC) & (state.iterations < setting.max_iterations)
-    y = state.now.y
+    y = state.now.y if method.quadratic else start.y
     nu = equality.residual(y)
-    size = 1e-3 + largest(equality.pullback(y, nu))
+    if method.quadratic:
+        size = 1e-3 + largest(equality.pullback(y, nu))
+        slack, z = jnp.maximum(state.now.slack, 0.1), where(bounds.has, size, 0.0)
+    else:
+        slack, z = start.slack, start.z
     elastic = state._replace(
         phase=jnp.full_like(state.phase, NEWTON),
         recovery=jnp.full_like(state.recovery, ELASTIC),
-        now=Iterate(y, nu, jnp.maximum(state.now.slack, 0.1), where(bounds.has, size, 0.0)),
+        now=Iterate(y, nu, slack, z),
         since=none,
     )
     if setting.holds:
