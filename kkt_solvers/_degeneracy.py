@@ -13,6 +13,7 @@ from kkt_solvers.conditions.elementwise import slope_of_minimiser
 from kkt_solvers.conditions.multipliers import Point, complete_dual, relative_margins
 from kkt_solvers.conditions.residuals import adjoint
 from kkt_solvers.data.flatten import flatten
+from kkt_solvers.data.inequality import linearised
 from kkt_solvers.data.objectives import Separable
 from kkt_solvers.data.problem import FlatProblem, Problem
 from kkt_solvers.data.solution import Solution
@@ -31,6 +32,8 @@ class Degeneracy:
       (infinite without bounds). Zero at a weakly active bound, where the solution has a kink. Any change of the data
       that is small relative to it leaves the set of active bounds alone.
     - `weakly_active`, like `y`: where the margin is below the tolerance.
+    - `inequality_margin` and `weakly_active_inequality`, like `dual.inequality`: the same of each inequality, whose
+      distance is `-g(y)`. `None` without inequalities.
     - `smallest_pivot`: the smallest eigenvalue, in absolute value and relative to the largest, of the linear system
       of the derivative, scaled to unit rows. At rounding level where active constraints are linearly dependent (the
       multipliers are not unique) or the objective is flat along them (the solution is not).
@@ -39,6 +42,8 @@ class Degeneracy:
     margin: Any
     weakly_active: Any
     smallest_pivot: jax.Array
+    inequality_margin: Any = None
+    weakly_active_inequality: Any = None
 
 
 @full_precision
@@ -60,13 +65,17 @@ def degeneracy(problem: Problem, solution: Solution, *, tol: float | None = None
     flat, primal, _ = flatten(problem, solution.primal)
     dual = complete_dual(flat, primal, flat_dual(flat, solution.dual))
     point = Point(primal, dual.equality, dual.lower, dual.upper, jnp.ones((), primal.dtype))
+    flat = linearised(flat, primal, point.equality)
     margin = relative_margins(flat, primal, point.equality, point.lower, point.upper)
     if tol is None:
         tol = 1e-6 if is_precise(primal.dtype) else 1e-3
     values = jnp.abs(lapack.eigvalsh(unit_rows(_system(flat, point))[0]))
     smallest = jnp.min(values) / jnp.max(values) if values.size else jnp.ones((), primal.dtype)
-    margin = ravel_pytree(solution.primal)[1](margin)
-    return Degeneracy(margin, jax.tree.map(lambda part: part < tol, margin), smallest)
+    n = primal.size - flat.slacks
+    unravel = ravel_pytree(solution.dual.inequality)[1]
+    margins = ravel_pytree(solution.primal)[1](margin[:n]), unravel(margin[n:])
+    weak = jax.tree.map(lambda part: part < tol, margins)
+    return Degeneracy(margins[0], weak[0], smallest, margins[1], weak[1])
 
 
 def _system(flat: FlatProblem, point: Point) -> jax.Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from kkt_solvers._derivative import attach, optimal_value
 from kkt_solvers._smoothing import attach_relaxed
 from kkt_solvers.conditions.certificates import certify
+from kkt_solvers.conditions.convexity import inequalities_are_convex
 from kkt_solvers.conditions.multipliers import Point, complete_dual, with_a_row, without_the_row
 from kkt_solvers.conditions.residuals import default_tolerance
 from kkt_solvers.data.constraints import Curved
@@ -20,7 +21,7 @@ from kkt_solvers.data.problem import FlatProblem, Problem
 from kkt_solvers.data.sizes import middle_of_box
 from kkt_solvers.data.solution import Dual, Solution, Status, is_differentiable
 from kkt_solvers.data.values import check_init, check_values
-from kkt_solvers.numerics.arrays import floating, full_precision, is_concrete, tree_where, where
+from kkt_solvers.numerics.arrays import floating, full_precision, is_concrete, longer, tree_where, where
 from kkt_solvers.numerics.progress import Listener, listener_of, listening
 from kkt_solvers.solvers import Solver, check_takes, default_solver
 from kkt_solvers.systems.kkt import KKTSystem
@@ -184,6 +185,7 @@ def _solve(
         primal, dual, iterations, converged = solver.run(stopped, start, *warm)
     tol = solver.tol if isinstance(solver, Solver) else None
     sound = functions_hold(jax.lax.stop_gradient(problem), init, stopped, primal)
+    sound &= inequalities_are_convex(stopped, primal)
     found = primal, dual, iterations, converged
     return unflatten(_finish(flat, stopped, *found, tol, linear, sound, smoothing))
 
@@ -196,6 +198,7 @@ def _differentiable(
     stopped, start, dual = jax.lax.stop_gradient((flat, start, flat_dual(flat, dual)))
     iterations = jnp.zeros((), jnp.int32)
     sound = functions_hold(jax.lax.stop_gradient(problem), primal, stopped, start)
+    sound &= inequalities_are_convex(stopped, start)
     return unflatten(_finish(flat, stopped, start, dual, iterations, jnp.asarray(check), tol, linear, sound))
 
 
@@ -219,7 +222,7 @@ def flat_dual(flat: FlatProblem, dual: Dual | None) -> Dual | None:
     nu, lower, upper, own = parts
     if p:  # the multiplier of an inequality is that of its row, and that of its slack variable's bound
         nu, lower = (None if part is None or own is None else jnp.concatenate([part, own]) for part in (nu, lower))
-        upper = None if upper is None else jnp.pad(upper, (0, p))
+        upper = None if upper is None else longer(upper, after=p)
     return Dual(None if nu is None else nu.reshape(target.shape), lower, upper)
 
 
@@ -256,8 +259,11 @@ def _finish(
     else:
         point = attach_relaxed(linear, flat, point, smoothing.astype(primal.dtype))
     # Nobody is to apply the point at which a search for a feasible one ended.
-    hidden = where(status == Status.PRIMAL_INFEASIBLE, jnp.nan, 0.0).astype(primal.dtype)
-    hidden = 0 * hidden if isinstance(flat.equality, Curved) else hidden
+    # Unless it is a part of the proof.
+    if isinstance(flat.equality, Curved):
+        hidden = jnp.zeros((), primal.dtype)
+    else:
+        hidden = where(status == Status.PRIMAL_INFEASIBLE, jnp.nan, 0.0).astype(primal.dtype)
     return Solution(
         point.primal + hidden,
         without_the_row(original, Dual(point.equality, point.lower, point.upper)),

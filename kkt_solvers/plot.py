@@ -89,10 +89,13 @@ def active_set(problem: Problem, solution: Solution, ax: "Axes | None" = None) -
     flat, primal, _ = flatten(problem, solution.primal)
     dual = complete_dual(flat, primal, flat_dual(flat, solution.dual))
     point = Point(primal, dual.equality, dual.lower, dual.upper, jax.numpy.ones((), primal.dtype))
-    at_lower, at_upper = (np.asarray(mask) for mask in active_bounds(flat, point))
-    ax, y, where = _axes(ax), np.asarray(primal), np.arange(primal.size)
-    finite = np.isfinite(flat.box.lower) & np.isfinite(flat.box.upper)
-    ax.vlines(where[finite], flat.box.lower[finite], flat.box.upper[finite], color=BOX, linewidth=1, zorder=0)
+    at_lower, at_upper = active_bounds(flat, point)
+    n = primal.size - flat.slacks
+    at_lower, at_upper, y, lower, upper = (
+        np.asarray(part)[:n] for part in (at_lower, at_upper, primal, flat.box.lower, flat.box.upper)
+    )
+    ax, where, finite = _axes(ax), np.arange(n), np.isfinite(lower) & np.isfinite(upper)
+    ax.vlines(where[finite], lower[finite], upper[finite], color=BOX, linewidth=1, zorder=0)
     for mask, colour, marker, name in (
         (~(at_lower | at_upper), FREE, "o", "free"),
         (at_lower, LOWER, "^", "at its lower bound"),

@@ -49,8 +49,14 @@ def grade(problem: kkt.Problem, solution: kkt.Solution, tol: float | None = None
         at = conditions(problem, solution.primal, solution.dual.equality)
     if at is None:
         return
-    dual = (solution.dual.equality, solution.dual.lower, solution.dual.upper)
-    found = certificates.residuals(at, certificates.Multipliers(*map(certificates.vector, dual)), ROOM * tol, FLOOR)
+    dual = certificates.Multipliers(
+        *map(certificates.vector, (solution.dual.equality, solution.dual.lower, solution.dual.upper))
+    )
+    if problem.inequality is not None:
+        with jax.enable_x64(True):
+            rows = _inequality(problem, solution.primal)
+        at, dual = certificates.with_slacks(at, dual, *rows, certificates.vector(solution.dual.inequality))
+    found = certificates.residuals(at, dual, ROOM * tol, FLOOR)
     wrong = {name: value for name, value in found.items() if not value <= ROOM * tol}
     assert not wrong, f"SOLVED, but on the functions and arrays of the problem: {wrong}"
 
@@ -112,6 +118,22 @@ def _equality(equality, y, flat, unravel, args, nu) -> Any:
         rest = np.asarray(residual(flat))
         return A, rest, A @ np.asarray(flat) - rest
     return A, A @ np.asarray(flat) - b, b
+
+
+def _inequality(problem, primal) -> Any:
+    """`G` and `h`; for a function those of its linearisation at the point."""
+    inequality = problem.inequality
+    if isinstance(inequality, kkt.AtMost):
+        G = _matrix(inequality.G)
+        return G.toarray() if sp.issparse(G) else G, np.asarray(inequality.h, np.float64)
+    y, args = jax.tree.map(_double, primal), jax.tree.map(_double, problem.args)
+    flat, unravel = jax.flatten_util.ravel_pytree(y)
+
+    def values(flat):
+        return jax.flatten_util.ravel_pytree(inequality(unravel(flat), *args))[0]
+
+    G = np.asarray(jax.jacfwd(values)(flat))
+    return G, G @ np.asarray(flat) - np.asarray(values(flat))
 
 
 def _objective(objective, y, flat, unravel, args) -> Any:

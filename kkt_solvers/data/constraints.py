@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from kkt_solvers.data.matrices import Dense, as_matrix
 from kkt_solvers.data.matrix import Matrix
 from kkt_solvers.data.slacks import WithSlacks
-from kkt_solvers.numerics.arrays import block_sum, floating, largest, matrix, signs
+from kkt_solvers.numerics.arrays import block_sum, floating, largest, longer, matrix, signs
 from kkt_solvers.numerics.pytree import pytree
 
 
@@ -234,7 +234,7 @@ class Curved:
         y, _ = self.split(x)
         own = nu[self.affine.b.size :]
         gradient = jax.grad(lambda y: jnp.vdot(own, self.values(y)))
-        return jnp.pad(jax.jvp(gradient, (y,), (self.split(v)[0],))[1], (0, self.slack.size))
+        return longer(jax.jvp(gradient, (y,), (self.split(v)[0],))[1], after=self.slack.size)
 
     def linearised(self, x: jax.Array) -> Affine:
         """The affine constraints that agree with these at `x` to first order."""

@@ -24,7 +24,7 @@ from kkt_solvers.data.sizes import natural_sizes
 from kkt_solvers.data.slacks import padded, stacked
 from kkt_solvers.data.solution import Dual
 from kkt_solvers.data.stages import BlockDiagonal
-from kkt_solvers.numerics.arrays import cast, where
+from kkt_solvers.numerics.arrays import cast, longer, where
 from kkt_solvers.numerics.pytree import pytree
 
 SPARSE_FROM = 500  # variables, from which a sparse matrix is factorised as one
@@ -33,8 +33,8 @@ SPARSE_FROM = 500  # variables, from which a sparse matrix is factorised as one
 @pytree()
 @dataclass(frozen=True, eq=False)
 class Lagrangian:
-    """`weight f(x) + nu'(c(x) - c_0 - J (x - x_0))`, with `c` curved constraints, `c_0` their value and `J` their Jacobian
-    at `x_0`: there its gradient is that of `weight f`, and its Hessian that of the Lagrangian."""
+    """`weight f(x) + nu'(c(x) - c_0 - J (x - x_0))`: `c_0` and `J` are the value and the Jacobian at `x_0` of curved
+    constraints `c`. There its gradient is that of `weight f`, and its Hessian that of the Lagrangian."""
 
     objective: Objective
     constraints: Curved
@@ -66,9 +66,9 @@ def settled(problem: FlatProblem, x: jax.Array) -> jax.Array:
     """The point, each slack variable as large as its inequality leaves it, or zero where that is violated."""
     if not problem.slacks:
         return x
-    n, box = x.size - problem.slacks, problem.box
-    rest = problem.equality.residual(x.at[n:].set(0))[-problem.slacks :]
-    return x.at[n:].set(jnp.clip(-rest, box.lower[n:], box.upper[n:]))
+    n, p = x.size - problem.slacks, problem.slacks
+    rest = problem.equality.residual(longer(x[:n], after=p))[-p:]
+    return jnp.concatenate([x[:n], jnp.maximum(-rest, problem.box.lower[n:])])
 
 
 def settled_dual(problem: FlatProblem, dual: Dual) -> Dual:
@@ -76,8 +76,8 @@ def settled_dual(problem: FlatProblem, dual: Dual) -> Dual:
     p = problem.slacks
     if not p:
         return dual
-    own = dual.lower[-p:]
-    return Dual(dual.equality.at[-p:].set(own), dual.lower, dual.upper.at[-p:].set(0))
+    nu = jnp.concatenate([dual.equality[:-p], dual.lower[-p:]])
+    return Dual(nu, dual.lower, longer(dual.upper[:-p], after=p))
 
 
 # ------------------------------------------------------------------------------------------------ at the door
@@ -163,7 +163,7 @@ def _with_curved(flat: FlatProblem, function: Any, args: Any, unravel: Any, valu
     ones = jnp.ones(p, value.dtype)
     rows = Curved(affine, function, args, unravel, one, ones, ones)
     flat = _lifted(flat, rows, jnp.zeros_like(value), _of_one_kind(objective, False))
-    return replace(flat, natural=(natural[0], jnp.pad(natural[1], (0, p))))
+    return replace(flat, natural=(natural[0], longer(natural[1], after=p)))
 
 
 def _lifted(flat: FlatProblem, rows: Affine | Operator | Curved, lower: jax.Array, objective: Objective) -> FlatProblem:
@@ -172,7 +172,7 @@ def _lifted(flat: FlatProblem, rows: Affine | Operator | Curved, lower: jax.Arra
     upper = jnp.full_like(lower, jnp.inf)
     box = Box(jnp.concatenate([box.lower, lower]), jnp.concatenate([box.upper, upper]))
     if isinstance(objective, Quadratic):
-        objective = Quadratic(padded(objective.P, n, p), jnp.pad(objective.q, (0, p)))
+        objective = Quadratic(padded(objective.P, n, p), longer(objective.q, after=p))
     elif isinstance(objective, Separable):
         objective = Smooth(objective, (), as_it_is, n)
     else:

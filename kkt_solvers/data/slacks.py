@@ -10,7 +10,7 @@ from jax.experimental.sparse import BCOO
 
 from kkt_solvers.data.matrices import Dense, Diagonal, LowRank, Map, Zero, as_matrix
 from kkt_solvers.data.matrix import Matrix, Parts, Product
-from kkt_solvers.numerics.arrays import diagonal_matrix
+from kkt_solvers.numerics.arrays import diagonal_matrix, longer
 from kkt_solvers.numerics.pytree import pytree
 
 
@@ -34,7 +34,7 @@ class WithSlacks(Matrix):
 
     def lifted(self, s: jax.Array) -> jax.Array:
         """A vector of the last rows as one of all rows."""
-        return jnp.pad(s, (self.shape[0] - s.size, 0))
+        return longer(s, before=self.shape[0] - s.size)
 
     def own(self, nu: jax.Array) -> jax.Array:
         """The last entries of a vector of rows."""
@@ -99,7 +99,7 @@ class Padded(Matrix):
         return v[: self.inner.shape[0]]
 
     def _padded(self, v: jax.Array) -> jax.Array:
-        return jnp.pad(v, (0, self.slacks))
+        return longer(v, after=self.slacks)
 
     def product(self, v: jax.Array) -> jax.Array:
         return self._padded(self.inner.product(self._first(v)))
@@ -155,7 +155,7 @@ class _Leading:
     size: int
 
     def __call__(self, v: jax.Array) -> jax.Array:
-        return jnp.pad(self.function(v[: self.size]), (0, v.size - self.size))
+        return longer(self.function(v[: self.size]), after=v.size - self.size)
 
 
 def padded(P: Any, n: int, slacks: int) -> Any:
@@ -165,12 +165,12 @@ def padded(P: Any, n: int, slacks: int) -> Any:
     if isinstance(P, Map):
         return Map(_Leading(P.function, n))
     if isinstance(P, LowRank):
-        return LowRank(jnp.pad(P.diagonal, (0, slacks)), jnp.pad(P.factor, ((0, slacks), (0, 0))))
+        return LowRank(longer(P.diagonal, after=slacks), jnp.pad(P.factor, ((0, slacks), (0, 0))))
     if isinstance(P, BCOO):
         return BCOO((P.data, P.indices), shape=(P.shape[0] + slacks,) * 2)
     if isinstance(P, Matrix) or P.ndim == 2:
         return Padded(as_matrix(P), slacks)
-    return jnp.pad(P, (0, slacks))
+    return longer(P, after=slacks)
 
 
 def on_both(H: Matrix, slacks: int) -> tuple[Matrix, jax.Array | None] | None:

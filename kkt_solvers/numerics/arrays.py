@@ -104,6 +104,11 @@ def diagonal_matrix(d: jax.Array) -> jax.Array:
     return where(on, d, 0.0)
 
 
+def longer(v: jax.Array, *, before: int = 0, after: int = 0) -> jax.Array:
+    """A vector with zeros before it and after it."""
+    return jax.lax.pad(v, jnp.zeros((), v.dtype), [(before, after, 0)])
+
+
 def float_dtype(*trees: Any) -> jnp.dtype:
     """The floating dtype that the leaves of the trees promote to; Python numbers do not count."""
     leaves = [leaf for leaf in jax.tree.leaves(trees) if not getattr(leaf, "weak_type", isinstance(leaf, float))]

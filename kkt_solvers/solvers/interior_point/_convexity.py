@@ -6,12 +6,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers.data.matrices import Diagonal, LowRank, Map, Zero
+from kkt_solvers.conditions.convexity import missing
+from kkt_solvers.data.matrices import Dense, Diagonal, LowRank, Map, Zero
+from kkt_solvers.data.matrix import Matrix
 from kkt_solvers.data.objectives import Quadratic, Separable
 from kkt_solvers.data.problem import FlatProblem
+from kkt_solvers.data.slacks import Padded
 from kkt_solvers.data.stages import BlockDiagonal
-from kkt_solvers.numerics.arrays import diagonal_matrix, inverse_root, is_finite, largest, where
-from kkt_solvers.systems.cholesky import coupling, definite, regularisation
+from kkt_solvers.numerics.arrays import diagonal_matrix, largest, where
+from kkt_solvers.systems.cholesky import regularisation
 from kkt_solvers.systems.elimination import hessian
 
 
@@ -27,35 +30,32 @@ def missing_curvature(problem: FlatProblem, y: jax.Array, sparse: bool) -> jax.A
         return jnp.zeros((), y.dtype)
     if isinstance(H, BlockDiagonal):
         of_all = largest(H.blocks)
-        return jnp.max(jax.vmap(lambda block: _missing(block, reg, of_all))(H.blocks))
-    H = H.densified()
+        return jnp.max(jax.vmap(lambda block: missing(block, reg, of_all))(H.blocks))
+    H = (H.inner if isinstance(H, Padded) else H).densified()
     entries, _ = H.parts()
     if isinstance(H, Diagonal):
         least = jnp.min(entries, initial=0)
         return where(least >= -reg * largest(entries), -least, jnp.inf)
-    return _missing(entries, reg, largest(entries))
+    return missing(entries, reg, largest(entries))
 
 
-def _missing(H: jax.Array, reg: float, size: jax.Array) -> jax.Array:
-    """The same for a dense matrix, or a block of one whose largest entry is `size`."""
-    # First each row beside its own size, then beside the largest.
-    scale = inverse_root(jnp.max(jnp.abs(H), axis=1))
-    more = reg * (scale * scale * size - 1)
-    factor, tries = definite(H, scale, jnp.full_like(scale, reg), more, coupling(H), (0, 1))
-    convex = factor.is_definite() | ~is_finite(H)
-    return where(convex, where(tries < 2, 0.0, reg * size), jnp.inf)
-
-
-def with_curvature(problem: FlatProblem, missing: jax.Array, sparse: bool) -> FlatProblem:
-    """The problem, `missing` added to the diagonal of its `P`."""
+def with_curvature(problem: FlatProblem, more: jax.Array, sparse: bool) -> FlatProblem:
+    """The problem, `more` added to the diagonal of its `P`."""
     objective = problem.objective
     if not isinstance(objective, Quadratic) or isinstance(objective.matrix, (Zero, LowRank, Map)) or sparse:
         return problem
-    missing = where(jnp.isfinite(missing), missing, 0.0)
-    if isinstance(objective.matrix, BlockDiagonal):
-        blocks = objective.matrix.blocks
-        more = missing * jnp.eye(blocks.shape[-1], dtype=blocks.dtype)
-        return replace(problem, objective=Quadratic(BlockDiagonal(blocks + more), objective.q))
-    P = objective.matrix.densified()
-    more = missing if isinstance(P, Diagonal) else diagonal_matrix(jnp.full_like(objective.q, missing))
-    return replace(problem, objective=Quadratic(P.parts()[0] + more, objective.q))
+    more, P = where(jnp.isfinite(more), more, 0.0), objective.matrix
+    if isinstance(P, Padded):
+        return replace(problem, objective=Quadratic(Padded(_shifted(P.inner, more), P.slacks), objective.q))
+    return replace(problem, objective=Quadratic(_shifted(P, more), objective.q))
+
+
+def _shifted(P: Matrix, more: jax.Array) -> Matrix:
+    """`P + more I`."""
+    if isinstance(P, BlockDiagonal):
+        return BlockDiagonal(P.blocks + more * jnp.eye(P.blocks.shape[-1], dtype=P.blocks.dtype))
+    P = P.densified()
+    entries, _ = P.parts()
+    if isinstance(P, Diagonal):
+        return Diagonal(entries + more)
+    return Dense(entries + diagonal_matrix(jnp.full(len(entries), more)))
