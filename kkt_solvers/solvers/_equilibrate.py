@@ -66,17 +66,15 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, structured: bool) -> 
         # right-hand side is small, it is the size of the unconstrained minimiser, up to one.
         curvature, slope = largest(P.column_sizes(d)), largest(d * objective.q)
         free = where(curvature > 0, slope / where(curvature > 0, curvature, 1.0), 1.0)
-        unit = jnp.maximum(largest(e * target), jnp.clip(free, 0.0, 1.0))
-        unit = where(unit > 0, unit, 1.0)
+        affine = target.size - (problem.slacks if isinstance(problem.equality, Curved) else 0)
+        unit = jnp.maximum(largest((e * target)[:affine]), jnp.clip(free, 0.0, 1.0))
+        unit = _no_less_than_init(problem, init, where(unit > 0, unit, 1.0))
         d, e = unit * d, e / unit
         size = largest(d * objective.q, P.column_sizes(d))
         c = 1 / where(size > 0, size, 1.0)
         scaled = Quadratic(P.congruent(d, c), c * d * objective.q)
     elif isinstance(objective, Smooth):
-        unit = unit_of_data(problem)
-        if problem.slacks:
-            given = largest(init[: init.size - problem.slacks])
-            unit = where(given > 0, given, unit)
+        unit = _no_less_than_init(problem, init, unit_of_data(problem))
         unit = jnp.exp2(jnp.round(jnp.log2(unit)))  # a power of two
         d, e = unit * d, e / unit
         at = jnp.clip(jnp.clip(init, -unit, unit), problem.box.lower, problem.box.upper)
@@ -93,6 +91,13 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, structured: bool) -> 
     if isinstance(problem.equality, Curved):
         rows = problem.equality.scaled(e, d)
     return FlatProblem(scaled, rows, box, slacks=problem.slacks), Scales(d, e, c)
+
+
+def _no_less_than_init(problem: FlatProblem, init: jax.Array, unit: jax.Array) -> jax.Array:
+    """With inequalities that are functions, whose data are not to be seen, the start tells the size of `y` too."""
+    if problem.is_quadratic or not problem.slacks:
+        return unit
+    return jnp.maximum(unit, largest(init[: init.size - problem.slacks]))
 
 
 def _with_slacks(problem: FlatProblem, init: jax.Array, d: jax.Array, e: jax.Array) -> tuple[jax.Array, jax.Array]:
