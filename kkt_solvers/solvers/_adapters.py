@@ -1,7 +1,7 @@
 """Solvers of other libraries. Their points are certified and differentiated like those of our own solvers."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import scipy.optimize
 
 from kkt_solvers.conditions.multipliers import complete_dual
 from kkt_solvers.conditions.residuals import default_tolerance, residuals
+from kkt_solvers.data.inequality import linearised, settled
 from kkt_solvers.data.objectives import Quadratic
 from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.data.solution import Dual, Status
@@ -23,7 +24,7 @@ def _finished(
     problem: FlatProblem, y: jax.Array, dual: Dual | None, iterations: jax.Array, tol: float, polish: bool
 ) -> Result:
     complete = complete_dual(problem, y, dual)
-    smallest = residuals(problem, y, complete).largest
+    smallest = residuals(linearised(problem, y), y, complete).largest
     if polish:
         largest = jnp.where(jnp.isfinite(smallest), smallest, jnp.inf)
         y, complete, smallest = polished(problem, y, complete, largest)
@@ -75,6 +76,7 @@ class Jaxopt(Solver):
     tol: float | None
     polish: bool
     options: tuple[tuple[str, Any], ...]
+    takes: ClassVar[tuple[str, ...]] = ("linear",)
 
     def __init__(self, name: str, *, tol: float | None = None, polish: bool = True, **options: Any):
         if name not in _FITS:
@@ -91,6 +93,10 @@ class Jaxopt(Solver):
         objective, m = problem.objective, problem.equality.target.size
         if kind == "quadratic" and not isinstance(objective, Quadratic):
             raise ValueError(f"{self.name} takes a Quadratic objective only; use Jaxopt('ProjectedGradient')")
+        if kind != "quadratic" and problem.slacks:
+            raise ValueError(
+                f"{self.name} takes no inequality; use kkt.InteriorPoint(), or Jaxopt('OSQP') for a Quadratic"
+            )
         if kind in ("bounds", "free") and m:
             raise ValueError(
                 f"{self.name} takes no equality; use Jaxopt('ProjectedGradient'), or Jaxopt('BoxOSQP') for a Quadratic"
@@ -143,6 +149,7 @@ class Scipy(Solver):
     tol: float | None
     polish: bool
     options: tuple[tuple[str, Any], ...]
+    takes: ClassVar[tuple[str, ...]] = ("linear", "convex")
 
     def __init__(self, method: str | None = None, *, tol: float | None = None, polish: bool = True, **options: Any):
         for field, value in (("method", method), ("tol", tol), ("polish", polish), ("options", _settings(options))):
@@ -151,19 +158,19 @@ class Scipy(Solver):
     def run(self, problem: FlatProblem, init: jax.Array, dual: Dual | None = None) -> Result:
         objective, (lower, upper) = problem.objective, (problem.box.lower, problem.box.upper)
         tol = default_tolerance(init.dtype) if self.tol is None else self.tol
-        A, b = problem.rows.dense(), jnp.ravel(problem.equality.target)
-        linear = isinstance(objective, Quadratic) and objective.P is None
+        rows = linearised(problem, init)
+        A, b = rows.rows.dense(), jnp.ravel(rows.equality.target)
+        linear = problem.is_quadratic and isinstance(objective, Quadratic) and objective.P is None
         like = jax.ShapeDtypeStruct(init.shape, init.dtype)
         out = like, jax.ShapeDtypeStruct(b.shape, b.dtype), like, like, jax.ShapeDtypeStruct((), jnp.int32)
         if isinstance(objective, Quadratic) and linear:
             found = jax.pure_callback(self._linprog, out, objective.q, A, b, lower, upper, vmap_method="sequential")
         else:
-            found = jax.pure_callback(
-                self._minimize, out, objective, A, b, lower, upper, init, vmap_method="sequential"
-            )
+            found = jax.pure_callback(self._minimize, out, problem, A, b, init, vmap_method="sequential")
         y, nu, zl, zu, iterations = found
         dual = Dual(nu.reshape(problem.equality.target.shape), zl, zu) if linear else None
-        return _finished(problem, jnp.clip(y, lower, upper), dual, iterations, tol, self.polish)
+        y = settled(problem, jnp.clip(y, lower, upper))
+        return _finished(problem, y, dual, iterations, tol, self.polish)
 
     def _linprog(self, q: Any, A: Any, b: Any, lower: Any, upper: Any) -> tuple[Any, ...]:
         dtype = np.asarray(q).dtype
@@ -179,30 +186,54 @@ class Scipy(Solver):
         nu = -found.eqlin.marginals if b.size else b
         return _cast(dtype, found.nit, found.x, nu, found.lower.marginals, -found.upper.marginals)
 
-    def _minimize(self, objective: Any, A: Any, b: Any, lower: Any, upper: Any, init: Any) -> tuple[Any, ...]:
-        dtype = np.asarray(init).dtype
-        A, b, lower, upper, init = (np.asarray(part, float) for part in (A, b, lower, upper, init))
+    def _minimize(self, problem: FlatProblem, A: Any, b: Any, init: Any) -> tuple[Any, ...]:
+        dtype, n = np.asarray(init).dtype, init.size - problem.slacks
+        A, b, lower, upper, init = (np.asarray(part, float) for part in (A, b, *_bounds(problem), init))
+        m = b.size - problem.slacks
+
+        def lifted(y: np.ndarray) -> jax.Array:
+            """The point, its slack variables zero."""
+            return jnp.pad(jnp.asarray(y, dtype), (0, problem.slacks))
 
         def value_and_slope(y: np.ndarray) -> tuple[float, np.ndarray]:
-            value, slope = _value_and_slope(objective, y.astype(dtype))
-            return float(value), np.asarray(slope, float)
+            value, slope = _value_and_slope(problem.objective, lifted(y))
+            return float(value), np.asarray(slope, float)[:n]
 
-        constraints = [scipy.optimize.LinearConstraint(A, b, b)] if b.size else []  # pyright: ignore[reportArgumentType]
-        found = scipy.optimize.minimize(
+        def values(y: np.ndarray) -> np.ndarray:
+            return np.asarray(_values_and_jacobian(problem, lifted(y))[0], float)[m:]
+
+        def jacobian(y: np.ndarray) -> np.ndarray:
+            return np.asarray(_values_and_jacobian(problem, lifted(y))[1], float)[m:, :n]
+
+        optimize: Any = scipy.optimize
+        constraints: list[Any] = [optimize.LinearConstraint(A[:m, :n], b[:m], b[:m])] if m else []
+        if problem.slacks:  # a free slack variable is no constraint
+            most = np.where(np.isfinite(np.asarray(problem.box.lower[n:])), 0.0, np.inf)
+            constraints.append(optimize.NonlinearConstraint(values, -np.inf, most, jac=jacobian))
+        found = optimize.minimize(
             value_and_slope,
-            np.clip(init, lower, upper),
+            np.clip(init, lower, upper)[:n],
             jac=True,
             method=self.method or "SLSQP",
-            bounds=scipy.optimize.Bounds(lower, upper),  # pyright: ignore[reportArgumentType]
+            bounds=optimize.Bounds(lower[:n], upper[:n]),
             constraints=constraints,
             options=dict(self.options),
         )
         zero = np.zeros(init.shape)
-        return _cast(dtype, found.nit, found.x, np.zeros(b.shape), zero, zero)
+        return _cast(dtype, found.nit, np.pad(found.x, (0, problem.slacks)), np.zeros(b.shape), zero, zero)
 
 
 def _cast(dtype: Any, iterations: Any, *arrays: Any) -> tuple[Any, ...]:
     return (*(np.asarray(array, dtype) for array in arrays), np.asarray(iterations, np.int32))
+
+
+def _bounds(problem: FlatProblem) -> tuple[jax.Array, jax.Array]:
+    return problem.box.lower, problem.box.upper
+
+
+@jax.jit
+def _values_and_jacobian(problem: FlatProblem, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return problem.equality.residual(x), linearised(problem, x).rows.dense()
 
 
 @jax.jit

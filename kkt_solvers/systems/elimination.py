@@ -153,8 +153,10 @@ def _inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Product, jax.Array, 
         return _normal_inverse(K, held)
     if in_stages(K.H, K.A):
         return _stages_inverse(K, held)
-    if isinstance(K.A, WithSlacks) and (parts := on_both(K.H, K.A.slack.size)) is not None:
-        return _slacks_inverse(K, K.A, *parts, held)
+    if isinstance(K.A, WithSlacks) and not _is_small(K):  # a small inverse is one matrix, with slack variables or not
+        parts = on_both(K.H, K.A.slack.size)
+        if parts is not None:
+            return _slacks_inverse(K, K.A, *parts, held)
     return _cholesky_inverse(K, held)
 
 

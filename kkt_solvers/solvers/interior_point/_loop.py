@@ -16,12 +16,10 @@ term, or what they add to the Schur complement drowns the rest) and `ELASTIC` (t
 point of the box nearest to it has a distance `nu = A y - b` that proves it; `min nu'nu / 2  s.t.  A y - nu = b`).
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from kkt_solvers.data.constraints import Curved
 from kkt_solvers.data.inequality import linearised
@@ -30,7 +28,6 @@ from kkt_solvers.data.solution import Dual, Status
 from kkt_solvers.numerics.arrays import largest, tree_where, where
 from kkt_solvers.numerics.batches import in_more_than, when_any
 from kkt_solvers.solvers.interior_point._iterate import (
-    Bounds,
     Direction,
     Iterate,
     backtracked,
@@ -42,11 +39,21 @@ from kkt_solvers.solvers.interior_point._iterate import (
     unbounded_start,
 )
 from kkt_solvers.solvers.interior_point._path import Follower, centred, followed, path_direction
+from kkt_solvers.solvers.interior_point._state import (
+    ACTIVE,
+    DONE,
+    ELASTIC,
+    HELD,
+    NEWTON,
+    NONE,
+    START,
+    Active,
+    Method,
+    Setting,
+    State,
+)
 from kkt_solvers.solvers.interior_point._steep_bounds import off_steep_bounds
 from kkt_solvers.systems.elimination import KKTMatrix, hessian, solver
-
-START, NEWTON, ACTIVE, DONE = np.arange(4, dtype=np.int32)
-NONE, HELD, ELASTIC = np.arange(3, dtype=np.int32)
 
 _REPAIRS = 6  # rounds of ACTIVE, at most
 _PATIENCE = 50  # iterations without progress
@@ -55,63 +62,6 @@ _FAR = 1e3  # an iterate of the scaled problem as large as this is looked at as 
 # The residual at which the active set is first solved for where wrong ones can be repaired, and where not; then the
 # next one, and after that by how much the residual falls until the next time.
 _EARLY, _IDENTIFIED, _NEARLY, _RETRY = 1e-1, 1e-5, 1e-2, 1e-3
-
-
-class Active(NamedTuple):
-    """An active set and the point it is solved from."""
-
-    held: jax.Array  # shape (2, n): at the lower bound, at the upper one
-    y: jax.Array
-    nu: jax.Array
-    wrong: jax.Array  # how many coordinates were in the wrong set before it
-    rounds: jax.Array  # zero: not identified yet
-
-
-class State(NamedTuple):
-    phase: jax.Array
-    back: jax.Array  # the phase that ACTIVE leads back to
-    recovery: jax.Array
-    iterations: jax.Array  # rounds of NEWTON
-    now: Iterate
-    active: Active
-    best: tuple[jax.Array, Dual]  # in the terms of the problem that is not scaled
-    smallest: jax.Array  # its largest KKT residual
-    due: jax.Array  # the residual at which the active set is solved for next
-    mark: jax.Array  # the residual when it last fell by a tenth, and the iterations since
-    since: jax.Array
-    claim: jax.Array
-
-
-class Setting(NamedTuple):
-    """Everything the loop needs besides the scaled problem."""
-
-    measured: Callable[..., Any]  # (iterate, held, solving) -> its point in the terms of the problem, largest residual
-    scaled: Callable[..., Iterate]  # the way back: a point in the terms of the problem as an iterate
-    proves: Callable[..., Any]  # (y, nu, rays) -> whether nu, at y, and which rays prove that there is no solution
-    told: Callable[..., None]
-    tol: float
-    max_iterations: int
-    polish: bool
-    left: jax.Array | int  # how many instances of a batch in lockstep may be left unfinished
-    repairs: bool  # whether a wrong active set is worth another round
-    holds: bool  # whether free coordinates can be held
-
-
-class Method(NamedTuple):
-    """The functions below share these."""
-
-    problem: FlatProblem
-    bounds: Bounds
-    setting: Setting
-
-    @property
-    def quadratic(self) -> bool:
-        return self.problem.is_quadratic
-
-    @property
-    def recovers(self) -> bool:
-        """Whether it looks for a proof that there is no solution, if it gets stuck."""
-        return self.quadratic or self.problem.slacks > 0
 
 
 def run(problem: FlatProblem, convex: jax.Array, init: jax.Array, best: Any, warm: bool, setting: Setting) -> State:

@@ -22,6 +22,7 @@ from kkt_solvers.solvers._equilibrate import Scales, equilibrated
 from kkt_solvers.solvers.interior_point import _loop as loop
 from kkt_solvers.solvers.interior_point._convexity import missing_curvature, with_curvature
 from kkt_solvers.solvers.interior_point._iterate import Iterate, both
+from kkt_solvers.solvers.interior_point._state import ACTIVE, DONE, Setting, State
 from kkt_solvers.solvers.interior_point._steep_bounds import off_steep_bounds
 from kkt_solvers.systems.kkt import MatrixFreeKKT, SparseKKT, choose
 
@@ -92,14 +93,14 @@ class InteriorPoint(Solver):
             infeasible = certificate_of_infeasibility(local, (scales.rows * nu).reshape(shape))
             return infeasible, jax.vmap(lambda ray: ray_of_descent(problem, scales.variables * ray)[0])(rays)
 
-        def told(state: loop.State) -> None:
+        def told(state: State) -> None:
             """One row an iteration: after the active set has been solved for, where that is next."""
             if is_heard():
-                done = (state.phase < loop.ACTIVE) | (state.phase == loop.DONE)
+                done = (state.phase < ACTIVE) | (state.phase == DONE)
                 value = problem.objective(state.best[0])
                 jax.lax.cond(done, lambda: report(state.iterations, value, state.smallest), lambda: None)
 
-        setting = loop.Setting(
+        setting = Setting(
             measured=lambda point, held, solving: _measured(problem, scales, point, held, solving),
             scaled=lambda y, dual: _scaled(problem, scales, y, dual),
             proves=proves,
@@ -129,7 +130,7 @@ class InteriorPoint(Solver):
         if isinstance(problem.equality, Curved):
             proof |= claim == Status.PRIMAL_INFEASIBLE
         y = where(proof, scales.variables * final.now.y, y)
-        return (y, Dual(nu, dual.lower, dual.upper), final.iterations, claim), final.phase == loop.DONE
+        return (y, Dual(nu, dual.lower, dual.upper), final.iterations, claim), final.phase == DONE
 
 
 def _measured(
@@ -171,5 +172,5 @@ def polished(problem: FlatProblem, y: jax.Array, dual: Dual, smallest: jax.Array
     if isinstance(choose(problem), MatrixFreeKKT):
         return y, dual, smallest
     found, multipliers, _, _ = InteriorPoint(max_iterations=0).run(problem, y, dual)
-    residual = residuals(problem, found, multipliers).largest
+    residual = residuals(linearised(problem, found), found, multipliers).largest
     return *tree_where(residual <= smallest, (found, multipliers), (y, dual)), jnp.minimum(residual, smallest)
