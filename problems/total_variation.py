@@ -61,14 +61,14 @@ def total_variation(x: Any, strength: Any, sparsity: Any = 0.0) -> jax.Array:
     Arguments: as for `TotalVariation`, and
         sparsity: nonnegative, a scalar: the weight of `sum_i |y_i|`, for the fused lasso.
 
-    Batches go through `jax.vmap`. NaN where the problem was not solved. O(n) time whatever the data, one entry after the
-    other. Where two levels merge or part, the derivative is one of the limits of derivatives nearby.
+    Batches go through `jax.vmap`. NaN where the problem was not solved. O(n) time whatever the data, entry after
+    entry. Where two levels merge or part, the derivative is one of the limits of derivatives nearby.
 
     >>> from kkt_solvers.problems import total_variation
     >>> total_variation([1.0, 1.5, 4.0, 5.0], 0.5).tolist()
-    [1.5, 1.5, 4.25, 4.25]
+    [1.5, 1.5, 4.0, 4.5]
     >>> total_variation([1.0, 1.5, 4.0, 5.0], 0.5, sparsity=2.0).tolist()
-    [0.0, 0.0, 2.25, 2.25]
+    [0.0, 0.0, 2.0, 2.5]
 
     Source: [johnson2013].
     """

@@ -1,5 +1,5 @@
-"""Total variation against Clarabel on the dual, and its derivative against differences and the interior point on the
-problem by stages."""
+"""Total variation against its KKT conditions and Clarabel on the dual, and its derivative against differences and the
+interior point on the problem by stages."""
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,15 @@ def by_clarabel(x, strength):
     return x - D.T @ force
 
 
+def violation(x, strength, y):
+    """Of the KKT conditions, by the forces that belong to y. If there is none, y is the solution for these strengths
+    moved by as much."""
+    force, step = np.cumsum(y - x), np.diff(y)
+    at_jumps = (force[:-1] - strength * np.sign(step))[step != 0]
+    beyond = np.maximum(np.abs(force[:-1]) - strength, 0)
+    return max(np.max(np.abs(at_jumps), initial=0), np.max(beyond), abs(force[-1]))
+
+
 @pytest.mark.parametrize("n", [2, 3, 16, 120])
 def test_all_kinds_of_data(n, rng, x64):
     x = data(rng, n)
@@ -43,7 +52,9 @@ def test_all_kinds_of_data(n, rng, x64):
         y = fit(x, strength)
         expected = np.stack([by_clarabel(row, strength) for row in x])
         size = np.maximum(np.max(np.abs(x), axis=1, keepdims=True), 1)
-        np.testing.assert_allclose(y / size, expected / size, atol=1e-8)
+        np.testing.assert_allclose(y / size, expected / size, atol=1e-6)  # what Clarabel reaches where levels merge
+        for row, found, scale in zip(x, np.asarray(y), size[:, 0], strict=True):
+            assert violation(row, strength, found) <= 1e-12 * len(row) * scale
         with jax.enable_x64(False):
             single = fit(x.astype(np.float32), strength.astype(np.float32))
         assert single.dtype == jnp.float32
@@ -70,11 +81,7 @@ def test_long_sequences(rng, x64):
     x = np.repeat(rng.normal(size=n // 100), 100) + 0.3 * rng.normal(size=n)
     one = jax.jit(total_variation)
     y = np.asarray(one(x, 2.0))
-    force = np.cumsum(y - x)
-    assert abs(force[-1]) < 1e-9
-    assert np.max(np.abs(force)) <= 2 + 1e-9
-    jump = np.diff(y)
-    np.testing.assert_allclose(force[:-1][jump != 0], 2 * np.sign(jump[jump != 0]), atol=1e-9)
+    assert violation(x, 2.0, y) <= 1e-9
     single = one(x.astype(np.float32), np.float32(2.0))
     np.testing.assert_allclose(single, y, atol=1e-4)
 

@@ -162,6 +162,16 @@ def isotonic_regression(y):
     return "scikit-learn", lambda: sklearn.isotonic.isotonic_regression(y)
 
 
+def total_variation(x, strength=1.0):
+    """With the values, rises and falls as variables."""
+    n, m = len(x), len(x) - 1
+    differences = sp.diags([-1.0, 1.0], [0, 1], shape=(m, n))
+    P = sp.diags(np.concatenate([np.ones(n), np.zeros(2 * m)]))
+    q = np.concatenate([-x, np.full(2 * m, strength)])
+    lower = np.concatenate([np.full(n, -np.inf), np.zeros(2 * m)])
+    return by_clarabel(P, q, sp.hstack([differences, -sp.eye(m), sp.eye(m)]), np.zeros(m), lower, np.inf)
+
+
 def quantile_regression(y, X, tau=0.9):
     A, q = sp.csc_matrix(X.T), -y
     return "HiGHS", lambda: scipy.optimize.linprog(q, A_eq=A, b_eq=np.zeros(X.shape[1]), bounds=(tau - 1, tau))
@@ -226,6 +236,7 @@ TOOLS = (
     bounded_least_squares,
     logistic_regression,
     isotonic_regression,
+    total_variation,
     quantile_regression,
     economic_dispatch,
     optimal_power_flow,

@@ -96,6 +96,12 @@ def isotonic_regression(rng):
     return problems.isotonic_regression, np.linspace(0, 1, n) + 0.3 * rng.normal(size=n)
 
 
+def total_variation(rng):
+    n = 10_000
+    x = np.repeat(rng.normal(size=n // 100), 100) + 0.3 * rng.normal(size=n)
+    return lambda x: problems.total_variation(x, 1.0), x
+
+
 def quantile_regression(rng):
     X, y = regression(rng, 100_000, 20)
     return lambda y, X: problems.quantile_regression(X, y, 0.9), y, X
@@ -152,6 +158,7 @@ CASES = {
     "bounded_least_squares, 1e5 x 200": bounded_least_squares,
     "logistic_regression, 1e4 x 50": logistic_regression,
     "isotonic_regression, n = 1e5": isotonic_regression,
+    "total_variation, n = 1e4": total_variation,
     "quantile_regression, 1e5 x 20": quantile_regression,
     "economic_dispatch, 69 generators": economic_dispatch,
     "optimal_power_flow, 300 buses, 411 lines": optimal_power_flow,
