@@ -36,9 +36,10 @@ def jumps(x: jax.Array, strength: jax.Array) -> jax.Array:
         sign = 1 - 2 * from_right
         at, bound = ends[from_right], bounds[now // 2]
         knot = stored(knots.at[at].get(mode="promise_in_bounds"))
-        drops = (count > 0) & (sign * (slope * knot[0] + intercept) <= -bound)
-        adds = ~drops & (side < trash)
+        # XLA may compute this twice, with and without fused multiply-add: no product here is rounded, so both agree.
         place = (-sign * bound - intercept) / slope
+        drops = (count > 0) & (sign * knot[0] <= sign * place)
+        adds = ~drops & (side < trash)
         new = jnp.stack([place, sign * slope, sign * intercept + bound])
         knots = knots.at[jnp.where(adds, at - sign, trash)].set(new, mode="promise_in_bounds")
         places = places.at[jnp.where(adds, now, trash)].set(place, mode="promise_in_bounds")
