@@ -25,6 +25,7 @@ from kkt_solvers.problems.regression import (
 from kkt_solvers.problems.simplex import CappedSimplex, EntropicSimplex, entropic_top_k, soft_top_k, sparsemax
 from kkt_solvers.problems.svm import SVM, DecisionFunction, OneClassSVM, one_class_svm, rbf, svm
 from kkt_solvers.problems.top_k import hard_top_k, straight_through_top_k
+from kkt_solvers.problems.total_variation import TotalVariation, total_variation
 from kkt_solvers.problems.transport import OptimalTransport, optimal_transport, sinkhorn_divergence
 from kkt_solvers.problems.water_filling import ChannelCapacity, WaterFilling, channel_capacity, water_filling
 
@@ -51,6 +52,7 @@ __all__ = [
     "QuantileRegression",
     "Rebalancing",
     "Regulator",
+    "TotalVariation",
     "WaterFilling",
     "bounded_least_squares",
     "channel_capacity",
@@ -81,5 +83,6 @@ __all__ = [
     "standard_gibbs",
     "straight_through_top_k",
     "svm",
+    "total_variation",
     "water_filling",
 ]

@@ -100,6 +100,7 @@ _VERBS = [
     (bounded_least_squares, [normal(8, 4), normal(8), uniform(0.2, 0.6, 4)], 2, -1.0),
     (logistic_regression, [normal(8, 3), uniform(0.5, 1)], 1, -1.0),
     (problems.isotonic_regression, [normal(8), uniform(0.5, 2, 8)], 1, -1.0),
+    (problems.total_variation, [normal(8), uniform(0.2, 0.4, 7)], 1, -1.0),
     (problems.quantile_regression, [normal(9, 2), normal(9), uniform(0.3, 0.6)], 2, 2.0),
     (problems.soft_top_k, [normal(6), uniform(1, 3)], 1, 7.0),
     (problems.sparsemax, [normal(6)], 0, np.nan),
