@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
-from kkt_solvers import Affine, Problem, solve
+from kkt_solvers import Affine, Box, Problem, solve
 from kkt_solvers.numerics.arrays import cast, float_dtype, full_precision
 from kkt_solvers.problems import _checks
 
@@ -75,9 +75,8 @@ def GeometricProgram(
     if equalities:
         A = jnp.concatenate([each.exponents for each in equalities])
         affine = Affine(A, -jnp.log(jnp.concatenate([each.coefficients for each in equalities])))
-    return Problem(
-        _log_objective, affine, args=(objective, inequalities), inequality=_log_values if inequalities else None
-    )
+    box = Box(jnp.full(n, -jnp.inf, dtype))  # no bound; it tells the number of variables
+    return Problem(_log_objective, affine, box, (objective, inequalities), _log_values if inequalities else None)
 
 
 def geometric_program(
@@ -94,9 +93,7 @@ def geometric_program(
 
     Source: [boyd2007].
     """
-    problem = GeometricProgram(objective, inequalities, equalities)
-    n = problem.args[0].exponents.shape[1]
-    return jnp.exp(_checks.solved(solve(problem, jnp.zeros(n, problem.args[0].exponents.dtype))))
+    return jnp.exp(_checks.solved(solve(GeometricProgram(objective, inequalities, equalities))))
 
 
 @full_precision
