@@ -69,7 +69,7 @@ def test_limits_and_their_sensitivity(low_rank, rng, x64):
     assert np.all(np.isnan(by_mean[-1]))
     assert status.tolist() == [0, 0, 0, 0, kkt.Status.PRIMAL_INFEASIBLE]
 
-    error, h = 0.01 * rng.normal(size=n), 1e-4
+    error, h = 0.01 * rng.normal(size=n), 1e-2
     for row, limit in enumerate(limits[:-1]):
         expected, shares = limited(mean, root, limit, benchmark)
         np.testing.assert_allclose(w[row], expected, atol=1e-6)
@@ -79,10 +79,12 @@ def test_limits_and_their_sensitivity(low_rank, rng, x64):
         np.testing.assert_allclose(found, scales * shares, atol=1e-5 * np.max(found))
         up, down = (limited(mean + s * error, root, limit, benchmark)[0] for s in (h, -h))
         moved = (up - down) / (2 * h)
-        np.testing.assert_allclose(by_mean[row] @ error, moved, atol=1e-4 * np.abs(moved).max())
-        for k, step in enumerate(1e-5 * np.eye(3)):
-            moved = (limited(mean, root, limit + step, benchmark)[0] - limited(mean, root, limit - step, benchmark)[0])
-            np.testing.assert_allclose(by_limits[row][:, k], moved / 2e-5, atol=1e-3 * np.abs(by_limits[row]).max())
+        np.testing.assert_allclose(by_mean[row] @ error, moved, atol=1e-3 * np.abs(moved).max())
+        for k, step in enumerate(1e-4 * np.eye(3)):
+            up, down = (limited(mean, root, limit + s * step, benchmark)[0] for s in (1, -1))
+            np.testing.assert_allclose(
+                by_limits[row][:, k], (up - down) / 2e-4, atol=1e-3 * np.abs(by_limits[row]).max()
+            )
     assert [np.flatnonzero([prices[name][row] > 1e-6 for name in prices]).size for row in range(4)] == [1, 1, 1, 2]
 
 
