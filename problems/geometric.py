@@ -62,7 +62,7 @@ def GeometricProgram(
     >>> jnp.exp(solution.primal).tolist(), solution.dual.inequality[0].tolist()
     ([2.00, 2.00], 0.50)
     """
-    n = jnp.shape(objective.exponents)[-1] if jnp.ndim(objective.exponents) == 2 else 0
+    n = _checks.matrix_of(objective.exponents, "the exponents of objective", "a term in each row").shape[1]
     objective = _checked(objective, "objective", n)
     inequalities = tuple(_checked(each, f"inequalities[{i}]", n) for i, each in enumerate(inequalities))
     equalities = tuple(_checked(each, f"equalities[{j}]", n) for j, each in enumerate(equalities))

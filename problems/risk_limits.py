@@ -99,9 +99,7 @@ def risk_limited(
     [0.700, 0.300]
     """
     limits = {"benchmark": benchmark, "tracking": tracking, "loss": loss, "confidence": confidence}
-    return _checks.solved(
-        solve(RiskLimited(mean, covariance, risk, **limits, budget=budget, lower=lower, upper=upper))
-    )
+    return _checks.solved(solve(RiskLimited(mean, covariance, risk, **limits, budget=budget, lower=lower, upper=upper)))
 
 
 def _beyond(w: jax.Array, mean: Any, S: Any, limits: Any, benchmark: Any, quantile: Any) -> dict[str, jax.Array]:

@@ -16,9 +16,7 @@ def box(wall, floor, slimmest=0.5, widest=2.0):
     [boyd2007, section 2.3]. Its ceiling is a tenth as dear as its floor."""
     volume = Posynomial(jnp.ones(1), jnp.array([[-1.0, -1.0, -1.0]]))
     return volume, [
-        Posynomial(
-            jnp.array([2.0, 2.0, 0.1]) / wall, jnp.array([[1.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
-        ),
+        Posynomial(jnp.array([2.0, 2.0, 0.1]) / wall, jnp.array([[1.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])),
         Posynomial(jnp.ones(1) / floor, jnp.array([[0.0, 1.0, 1.0]])),
         Posynomial(jnp.ones(1) * slimmest, jnp.array([[-1.0, 1.0, 0.0]])),  # slimmest <= height / width <= widest
         Posynomial(jnp.ones(1) / widest, jnp.array([[1.0, -1.0, 0.0]])),
@@ -41,7 +39,7 @@ def reference(objective, inequalities):
             A[0, :n], A[0, n], A[2, at] = -np.asarray(a), float(i == 0), -1.0
             blocks.append((A, [np.log(c), 1.0, 0.0], clarabel.ExponentialConeT()))
             at += 1
-    x, multipliers = references.cone_program(None, np.eye(size)[n], *blocks)
+    x, _ = references.cone_program(None, np.eye(size)[n], *blocks)
     return np.exp(x[:n]), x[n]
 
 
@@ -54,7 +52,7 @@ def test_a_box_and_its_sensitivity(x64):
 
     jacobian, (y, prices, status) = jax.jit(jax.jacobian(sides, has_aux=True))(areas)
     assert status == kkt.Status.SOLVED
-    x, value = reference(*box(*areas))
+    x, _ = reference(*box(*areas))
     np.testing.assert_allclose(np.exp(y), x, rtol=1e-6)
     h = 1e-3
     for k, step in enumerate(h * np.eye(2)):

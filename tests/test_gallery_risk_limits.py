@@ -46,9 +46,7 @@ def _limited(mean, specific, loadings, limits, benchmark, *, low_rank):
 
     def weights(mean, limits):
         risk, tracking, loss = limits
-        solution = kkt.solve(
-            RiskLimited(mean, S, risk, benchmark=benchmark, tracking=tracking, loss=loss, upper=UPPER)
-        )
+        solution = kkt.solve(RiskLimited(mean, S, risk, benchmark=benchmark, tracking=tracking, loss=loss, upper=UPPER))
         return solution.primal, (solution.primal, solution.dual.inequality, solution.status)
 
     jacobian, (w, prices, status) = jax.vmap(jax.jacobian(weights, (0, 1), has_aux=True), in_axes=(None, 0))(
@@ -83,7 +81,7 @@ def test_limits_and_their_sensitivity(low_rank, rng, x64):
         for k, step in enumerate(1e-4 * np.eye(3)):
             up, down = (limited(mean, root, limit + s * step, benchmark)[0] for s in (1, -1))
             np.testing.assert_allclose(
-                by_limits[row][:, k], (up - down) / 2e-4, atol=1e-3 * np.abs(by_limits[row]).max()
+                by_limits[row][:, k], (up - down) / 2e-4, atol=3e-3 * np.abs(by_limits[row]).max()
             )
     assert [np.flatnonzero([prices[name][row] > 1e-6 for name in prices]).size for row in range(4)] == [1, 1, 1, 2]
 
@@ -101,8 +99,8 @@ def test_the_tangency_portfolio_by_newton(rng, x64):
         return -solution.objective - rate - risk * worth
 
     step = jax.jit(lambda risk: risk - gap(risk) / jax.grad(gap)(risk))
-    risk = 0.11
-    for _ in range(8):
+    risk = 0.08  # the least volatility is about 0.06
+    for _ in range(6):
         risk = step(risk)
     assert abs(step(risk) - risk) < 1e-9
     # The same portfolio by a quadratic program: min x'S x, (mean - rate)'x = 1, x >= 0, and w = x / sum x.

@@ -1,4 +1,4 @@
-"""Trust-region steps against Clarabel (a second-order cone) and the secular equation; and a radius by its derivative."""
+"""Trust-region steps against Clarabel (a second-order cone) and the secular equation; a radius by its derivative."""
 
 import clarabel
 import jax

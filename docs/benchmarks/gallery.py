@@ -52,6 +52,28 @@ def rebalance(rng):
     return weights, mean, specific, loadings, rng.dirichlet(np.ones(len(mean)))
 
 
+def risk_limited(rng):
+    def weights(mean, specific, loadings, risk):
+        return problems.risk_limited(mean, kkt.LowRank(specific, loadings), risk, upper=0.1)
+
+    return weights, *market(rng, 200, 10), 0.05
+
+
+def trust_region(rng):
+    M = rng.normal(size=(200, 200))
+    return problems.trust_region, rng.normal(size=200), M + M.T, 1.0
+
+
+def geometric_program(rng):
+    def variables(objective, limits):
+        return problems.geometric_program(objective, limits)
+
+    n, terms = 20, 5
+    limits = [problems.Posynomial(rng.uniform(0.1, 0.2, terms), rng.normal(size=(terms, n))) for _ in range(10)]
+    limits += [problems.Posynomial(np.array([0.1]), row[None]) for row in np.r_[np.eye(n), -np.eye(n)]]
+    return variables, problems.Posynomial(np.ones(terms), rng.normal(size=(terms, n))), limits
+
+
 def svm(rng):
     X, digit = load_digits(return_X_y=True)
     X = X / 16
@@ -150,6 +172,9 @@ CASES = {
     "entropic_top_k, n = 1e6, k = 100": top_k(problems.entropic_top_k),
     "portfolio, 5000 assets, 30 factors": portfolio,
     "rebalance, 5000 assets, 30 factors": rebalance,
+    "risk_limited, 200 assets, 10 factors": risk_limited,
+    "trust_region, n = 200, indefinite": trust_region,
+    "geometric_program, 20 variables, 10 posynomials": geometric_program,
     "svm, digits, n = 1797": svm,
     "one_class_svm, digits, n = 1797": one_class_svm,
     "water_filling, n = 1e6": water_filling,
