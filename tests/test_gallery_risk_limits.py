@@ -86,6 +86,7 @@ def test_limits_and_their_sensitivity(low_rank, rng, x64):
     assert [np.flatnonzero([prices[name][row] > 1e-6 for name in prices]).size for row in range(4)] == [1, 1, 1, 2]
 
 
+@pytest.mark.slow
 def test_the_tangency_portfolio_by_newton(rng, x64):
     # The portfolio of the largest Sharpe ratio is where the frontier return(risk) has its tangent through the riskless
     # rate: return - rate = risk return'(risk). Newton's method on the limit takes the second derivative too.
