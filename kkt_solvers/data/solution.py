@@ -126,8 +126,8 @@ class Solution:
     Where there is no solution, it holds the proof, checked, its largest entry one:
 
     - `PRIMAL_INFEASIBLE`: `dual` is a ray, `A'nu = zl - zu` with `l'zl - u'zu - b'nu > 0` (Farkas), `objective` is inf
-      and `primal` NaN. With inequalities the ray has `lam >= 0` too, and `lam'g(y) + nu'(A y - b) > 0` on the box. For a
-      `g` that is a function, `primal` is the point whose linearisation of `g` proves it.
+      and `primal` NaN. With inequalities the ray has `lam >= 0` too, and `lam'g(y) + nu'(A y - b) > 0` on the box. For
+      a `g` that is a function, `primal` is the point whose linearisation of `g` proves it.
     - `DUAL_INFEASIBLE`: `primal` is a ray, a direction of the box with `A y = 0`, `P y = 0` and `q'y < 0`, along which
       the objective falls without end; `objective` is -inf.
     """
