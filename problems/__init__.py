@@ -7,6 +7,7 @@ from kkt_solvers.problems.equilibrium import (
     chemical_equilibrium,
     standard_gibbs,
 )
+from kkt_solvers.problems.geometric import GeometricProgram, Posynomial, geometric_program
 from kkt_solvers.problems.isotonic import IsotonicRegression, isotonic_regression
 from kkt_solvers.problems.lml import LML, lml, log_lml
 from kkt_solvers.problems.lml_losses import lml_binary_cross_entropy, lml_fenchel_young_loss, lml_loss
@@ -22,10 +23,13 @@ from kkt_solvers.problems.regression import (
     logistic_regression,
     quantile_regression,
 )
+from kkt_solvers.problems.risk_limits import RiskLimited, risk_limited
 from kkt_solvers.problems.simplex import CappedSimplex, EntropicSimplex, entropic_top_k, soft_top_k, sparsemax
 from kkt_solvers.problems.svm import SVM, DecisionFunction, OneClassSVM, one_class_svm, rbf, svm
 from kkt_solvers.problems.top_k import hard_top_k, straight_through_top_k
+from kkt_solvers.problems.total_variation import TotalVariation, total_variation
 from kkt_solvers.problems.transport import OptimalTransport, optimal_transport, sinkhorn_divergence
+from kkt_solvers.problems.trust_region import TrustRegion, trust_region
 from kkt_solvers.problems.water_filling import ChannelCapacity, WaterFilling, channel_capacity, water_filling
 
 __all__ = [
@@ -39,6 +43,7 @@ __all__ = [
     "EconomicDispatch",
     "ElementPotentials",
     "EntropicSimplex",
+    "GeometricProgram",
     "IsotonicRegression",
     "LogisticRegression",
     "MaximumEntropy",
@@ -47,16 +52,21 @@ __all__ = [
     "OptimalPowerFlow",
     "OptimalTransport",
     "Portfolio",
+    "Posynomial",
     "PredictiveControl",
     "QuantileRegression",
     "Rebalancing",
     "Regulator",
+    "RiskLimited",
+    "TotalVariation",
+    "TrustRegion",
     "WaterFilling",
     "bounded_least_squares",
     "channel_capacity",
     "chemical_equilibrium",
     "economic_dispatch",
     "entropic_top_k",
+    "geometric_program",
     "hard_top_k",
     "isotonic_regression",
     "lml",
@@ -75,11 +85,14 @@ __all__ = [
     "rbf",
     "rebalance",
     "receding_horizon",
+    "risk_limited",
     "sinkhorn_divergence",
     "soft_top_k",
     "sparsemax",
     "standard_gibbs",
     "straight_through_top_k",
     "svm",
+    "total_variation",
+    "trust_region",
     "water_filling",
 ]

@@ -140,22 +140,29 @@ def rebalance(
     return floating(holdings, "holdings") + trades[:n] - trades[n : 2 * n]
 
 
-def _arguments(mean: Any, covariance: Any, risk_aversion: Any, budget: Any, lower: Any, upper: Any) -> Any:
+def with_budget(mean: Any, covariance: Any, budget: Any, lower: Any, upper: Any) -> Any:
+    """The arguments of a portfolio, checked and of one dtype."""
     mean = _checks.vector(mean, "mean", "expected returns")
     n = mean.size
     S = covariance if isinstance(covariance, LowRank) else floating(covariance, "covariance")
     if S.shape not in ((n, n), (n,)):
         raise ValueError(f"covariance must be square, ({n}, {n}), a LowRank of that shape or ({n},), got {S.shape}")
-    gamma, budget = _checks.scalar(risk_aversion, "risk_aversion"), _checks.scalar(budget, "budget")
+    budget = _checks.scalar(budget, "budget")
     lower, upper = (_checks.like(value, (n,), name, "mean") for name, value in (("lower", lower), ("upper", upper)))
-    dtype = float_dtype(mean, S, gamma, budget, lower, upper)
-    mean, S, gamma, budget, lower, upper = cast((mean, S, gamma, budget, lower, upper), dtype)
+    mean, S, budget, lower, upper = cast((mean, S, budget, lower, upper), float_dtype(mean, S, budget, lower, upper))
     lower, upper = jnp.broadcast_to(lower, n), jnp.broadcast_to(upper, n)
-    gamma = _checks.where_valid(gamma, f"risk_aversion must be positive, got {gamma}", lambda xp, gamma: gamma > 0)
     lower = _checks.in_order(lower, upper, "for some asset")
-    S = _variances(S)
     message = f"budget {budget} is out of reach: weights within the bounds sum to less, or to more; widen the bounds"
     budget = _checks.where_valid(budget, message, _attainable, lower, upper)
+    return mean, _variances(S), budget, lower, upper
+
+
+def _arguments(mean: Any, covariance: Any, risk_aversion: Any, budget: Any, lower: Any, upper: Any) -> Any:
+    arguments = with_budget(mean, covariance, budget, lower, upper)
+    gamma = _checks.scalar(risk_aversion, "risk_aversion")
+    gamma = _checks.where_valid(gamma, f"risk_aversion must be positive, got {gamma}", lambda xp, gamma: gamma > 0)
+    dtype = float_dtype(gamma, *arguments)
+    gamma, mean, S, budget, lower, upper = cast((gamma, *arguments), dtype)
     S = LowRank(gamma * S.diagonal, jnp.sqrt(gamma) * S.factor) if isinstance(S, LowRank) else gamma * S
     return mean, S, budget, lower, upper
 

@@ -27,6 +27,23 @@ def rebalance(mean, loadings, holdings, turnover):
     return problems.rebalance(mean, covariance(loadings), holdings, turnover, 3.0, cost=0.01)
 
 
+def risk_limited(mean, loadings, risk):
+    return problems.risk_limited(
+        mean, covariance(loadings), risk, benchmark=np.full(6, 1 / 6), tracking=0.05, upper=0.6
+    )
+
+
+def trust_region(gradient, M, radius):
+    return problems.trust_region(gradient, M + M.T, radius)
+
+
+def geometric_program(areas):
+    walls = problems.Posynomial(jnp.array([2.0, 2.0]) / areas[0], jnp.array([[1.0, 1.0, 0.0], [1.0, 0.0, 1.0]]))
+    floor = problems.Posynomial(1 / areas[1:], jnp.array([[0.0, 1.0, 1.0]]))
+    wide = problems.Posynomial(jnp.ones(1), jnp.array([[0.0, 1.0, -1.0]]))
+    return problems.geometric_program(problems.Posynomial(jnp.ones(1), -jnp.ones((1, 3))), [walls, floor, wide])
+
+
 def svm(X, gamma, C):
     return problems.svm(problems.rbf(X, X, gamma), _LABELS, C)
 
@@ -94,12 +111,16 @@ def channel(rng):
 # The verb, how each of its arguments is drawn, and what makes the last row bad: which argument, and its value.
 _VERBS = [
     (portfolio, [uniform(0.0, 0.1, 6), normal(6, 2), uniform(1, 4), uniform(0.3, 0.5)], 3, 0.1),
+    (risk_limited, [uniform(0.0, 0.1, 6), normal(6, 2), uniform(0.12, 0.14)], 2, -1.0),
+    (trust_region, [normal(4), normal(4, 4), uniform(0.3, 0.5)], 2, -1.0),
+    (geometric_program, [uniform(10, 20, 2)], 0, -1.0),
     (svm, [normal(8, 2), uniform(0.3, 0.6), uniform(5, 10)], 2, -1.0),
     (problems.water_filling, [uniform(0.2, 2, 6), uniform(2, 4)], 1, -1.0),
     (problems.channel_capacity, [channel], 0, 0.5),
     (bounded_least_squares, [normal(8, 4), normal(8), uniform(0.2, 0.6, 4)], 2, -1.0),
     (logistic_regression, [normal(8, 3), uniform(0.5, 1)], 1, -1.0),
     (problems.isotonic_regression, [normal(8), uniform(0.5, 2, 8)], 1, -1.0),
+    (problems.total_variation, [normal(8), uniform(0.2, 0.4, 7)], 1, -1.0),
     (problems.quantile_regression, [normal(9, 2), normal(9), uniform(0.3, 0.6)], 2, 2.0),
     (problems.soft_top_k, [normal(6), uniform(1, 3)], 1, 7.0),
     (problems.sparsemax, [normal(6)], 0, np.nan),

@@ -10,9 +10,66 @@ import pypower.api as pypower
 import scipy.optimize
 import scipy.sparse as sp
 import sklearn.isotonic
+from jaxopt.projection import projection_box_section
 from ott.geometry import geometry
 from ott.solvers import linear
+from scipy.optimize._trustregion_exact import IterativeSubproblem
 from sklearn.svm import SVC, OneClassSVM
+
+
+def by_cones(q, *blocks):
+    """The cone program `q'y, b - A y in cone` of each block `(A, b, cones)`, to 1e-9."""
+    settings = clarabel.DefaultSettings()
+    settings.verbose = False
+    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-9
+    A = sp.vstack([sp.csr_matrix(A) for A, _, _ in blocks]).tocsc()
+    b, cones = np.concatenate([b for _, b, _ in blocks]), [cone for _, _, cones in blocks for cone in cones]
+    P = sp.csc_matrix((len(q), len(q)))
+    return "Clarabel", lambda: clarabel.DefaultSolver(P, np.asarray(q), A, b, cones, settings).solve()
+
+
+def risk_limited(mean, specific, loadings, risk):
+    """The volatility as the norm of the factors and the specific parts of the return."""
+    (n, factors), eye = loadings.shape, sp.eye(len(mean))
+    root = sp.vstack([sp.diags(np.sqrt(specific)), loadings.T])
+    return by_cones(
+        -mean,
+        (np.ones((1, n)), [1.0], [clarabel.ZeroConeT(1)]),
+        (sp.vstack([-eye, eye]), np.r_[np.zeros(n), np.full(n, 0.1)], [clarabel.NonnegativeConeT(2 * n)]),
+        (
+            sp.vstack([sp.csr_matrix((1, n)), -root]),
+            np.r_[risk, np.zeros(n + factors)],
+            [clarabel.SecondOrderConeT(1 + n + factors)],
+        ),
+    )
+
+
+def trust_region(gradient, hessian, radius):
+    """The subproblem solver of SciPy's `trust-exact`; by default the radius is met to 10 percent."""
+
+    def step():
+        subproblem = IterativeSubproblem(
+            np.zeros(len(gradient)), lambda x: 0.0, lambda x: gradient, lambda x: hessian, k_easy=1e-9, k_hard=1e-9
+        )
+        return subproblem.solve(radius)[0]
+
+    return "SciPy `trust-exact`, to 1e-9", step
+
+
+def geometric_program(objective, limits):
+    """With a variable for the objective and one for each term, and an exponential cone for each term."""
+    posynomials, n = [objective, *limits], objective.exponents.shape[1]
+    size, at, blocks = n + 1 + sum(len(each.coefficients) for each in posynomials), n + 1, []
+    for i, each in enumerate(posynomials):
+        total = np.zeros((1, size))
+        total[0, at : at + len(each.coefficients)] = 1.0
+        blocks.append((total, [1.0], [clarabel.NonnegativeConeT(1)]))
+        for c, exponents in zip(each.coefficients, each.exponents, strict=True):
+            A = np.zeros((3, size))
+            A[0, :n], A[0, n], A[2, at] = -exponents, float(i == 0), -1.0
+            blocks.append((A, [np.log(c), 1.0, 0.0], [clarabel.ExponentialConeT()]))
+            at += 1
+    return by_cones(np.eye(size)[n], *blocks)
 
 
 def by_clarabel(P, q, A, b, lower, upper):
@@ -44,8 +101,41 @@ def portfolio(mean, specific, loadings):
     return with_factors(mean, specific, loadings, 5.0, 0.02)
 
 
-def soft_top_k(x):
-    return by_clarabel(sp.eye(len(x)), -x, np.ones((1, len(x))), [100.0], 0.0, 1.0)
+def rebalance(mean, specific, loadings, holdings):
+    """With the weights, the factors, buys, sales and the turnover that is left as variables."""
+    n, factors = loadings.shape
+    P = sp.diags(np.concatenate([5 * specific, np.full(factors, 5.0), np.zeros(2 * n + 1)]))
+    q = np.concatenate([-mean, np.zeros(factors), np.full(2 * n, 0.002), [0.0]])
+    one, eye = np.ones((1, n)), sp.eye(n)
+    A = sp.bmat(
+        [
+            [one, None, None, None, None],
+            [loadings.T, -sp.eye(factors), None, None, None],
+            [eye, None, -eye, eye, None],
+            [None, None, one, one, np.ones((1, 1))],
+        ]
+    )
+    b = np.concatenate([[1.0], np.zeros(factors), holdings, [0.5]])
+    lower = np.concatenate([np.zeros(n), np.full(factors, -np.inf), np.zeros(2 * n + 1)])
+    upper = np.concatenate([np.full(n, 0.02), np.full(factors + 2 * n + 1, np.inf)])
+    return by_clarabel(P, q, A, b, lower, upper)
+
+
+def soft_top_k(x, k=100.0):
+    zero, one = jnp.zeros(len(x)), jnp.ones(len(x))
+    compiled = jax.jit(lambda x: projection_box_section(x, (zero, one, one, jnp.asarray(k))))
+    return "jaxopt box section", lambda: jax.block_until_ready(compiled(x))
+
+
+def entropic_top_k(x, k=100):
+    def chosen():
+        ordered = np.sort(x)[::-1]
+        rest = np.cumsum(np.exp(ordered[::-1]))[::-1][:k]
+        factor = (k - np.arange(k)) / rest  # where the j largest are 1
+        first = np.argmax(factor * np.exp(ordered[:k]) <= 1)
+        return np.minimum(factor[first] * np.exp(x), 1)
+
+    return "NumPy, sorting", chosen
 
 
 def svm(C, X, y):
@@ -65,6 +155,50 @@ def water_filling(noise):
     return "NumPy, sorting", levels
 
 
+def channel_capacity(T, gap=1e-8):
+    def blahut_arimoto():
+        x, entropies = np.full(T.shape[1], 1 / T.shape[1]), np.sum(T * np.log(T), axis=0)
+        while True:
+            divergences = entropies - np.log(T @ x) @ T
+            grown = x * np.exp(divergences)
+            # The capacity lies between the logarithm of this sum and the largest divergence.
+            total = grown.sum()
+            if divergences.max() - np.log(total) <= gap:
+                return x
+            x = grown / total
+
+    return "NumPy, Blahut-Arimoto", blahut_arimoto
+
+
+def maximum_entropy(features, moments):
+    """The dual: the logarithm of the partition function, by Newton's method in a trust region."""
+
+    def family(dual):
+        exponent = -dual @ features
+        largest = exponent.max()
+        p = np.exp(exponent - largest)
+        total = p.sum()
+        return p / total, np.log(total) + largest
+
+    def value_and_slope(dual):
+        p, log_partition = family(dual)
+        return log_partition + dual @ moments, moments - features @ p
+
+    def curvature(dual):
+        p, _ = family(dual)
+        mean = features @ p
+        return (features * p) @ features.T - np.outer(mean, mean)
+
+    def fitted():
+        start, options = np.zeros(len(moments)), {"gtol": 1e-9}
+        found = scipy.optimize.minimize(
+            value_and_slope, start, jac=True, hess=curvature, method="trust-exact", options=options
+        )
+        return family(found.x)[0]
+
+    return "SciPy trust-exact", fitted
+
+
 def bounded_least_squares(y, X):
     return "SciPy lsq_linear", lambda: scipy.optimize.lsq_linear(X, y, (0.0, 0.5), tol=1e-10)
 
@@ -82,6 +216,16 @@ def logistic_regression(X, labels):
 
 def isotonic_regression(y):
     return "scikit-learn", lambda: sklearn.isotonic.isotonic_regression(y)
+
+
+def total_variation(x, strength=1.0):
+    """With the values, rises and falls as variables."""
+    n, m = len(x), len(x) - 1
+    differences = sp.diags([-1.0, 1.0], [0, 1], shape=(m, n))
+    P = sp.diags(np.concatenate([np.ones(n), np.zeros(2 * m)]))
+    q = np.concatenate([-x, np.full(2 * m, strength)])
+    lower = np.concatenate([np.full(n, -np.inf), np.zeros(2 * m)])
+    return by_clarabel(P, q, sp.hstack([differences, -sp.eye(m), sp.eye(m)]), np.zeros(m), lower, np.inf)
 
 
 def quantile_regression(y, X, tau=0.9):
@@ -135,8 +279,27 @@ def chemical_equilibrium(*_):
     return "Cantera", balance
 
 
-TOOLS = {
-    name: value
-    for name, value in list(globals().items())
-    if callable(value) and getattr(value, "__module__", "") == __name__ and name not in ("by_clarabel", "with_factors")
-}
+TOOLS = (
+    soft_top_k,
+    entropic_top_k,
+    portfolio,
+    rebalance,
+    risk_limited,
+    trust_region,
+    geometric_program,
+    svm,
+    one_class_svm,
+    water_filling,
+    channel_capacity,
+    maximum_entropy,
+    bounded_least_squares,
+    logistic_regression,
+    isotonic_regression,
+    total_variation,
+    quantile_regression,
+    economic_dispatch,
+    optimal_power_flow,
+    predictive_control,
+    optimal_transport,
+    chemical_equilibrium,
+)

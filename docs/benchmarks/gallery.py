@@ -1,5 +1,5 @@
 """Times of the problems of the gallery, at the sizes of its table: the value, and the value with its gradient in the
-first argument that is named; and the time of the field's own tool, where `field.py` has one, in the same run.
+first argument that is named; and the time of the field's own tool, from `field.py`, in the same run.
 
     OPENBLAS_NUM_THREADS=1 python docs/benchmarks/gallery.py [words of the names wanted]
 
@@ -52,6 +52,28 @@ def rebalance(rng):
     return weights, mean, specific, loadings, rng.dirichlet(np.ones(len(mean)))
 
 
+def risk_limited(rng):
+    def weights(mean, specific, loadings, risk):
+        return problems.risk_limited(mean, kkt.LowRank(specific, loadings), risk, upper=0.1)
+
+    return weights, *market(rng, 200, 10), 0.05
+
+
+def trust_region(rng):
+    M = rng.normal(size=(200, 200))
+    return problems.trust_region, rng.normal(size=200), M + M.T, 1.0
+
+
+def geometric_program(rng):
+    def variables(objective, limits):
+        return problems.geometric_program(objective, limits)
+
+    n, terms = 20, 5
+    limits = [problems.Posynomial(rng.uniform(0.1, 0.2, terms), rng.normal(size=(terms, n))) for _ in range(10)]
+    limits += [problems.Posynomial(np.array([0.1]), row[None]) for row in np.r_[np.eye(n), -np.eye(n)]]
+    return variables, problems.Posynomial(np.ones(terms), rng.normal(size=(terms, n))), limits
+
+
 def svm(rng):
     X, digit = load_digits(return_X_y=True)
     X = X / 16
@@ -94,6 +116,12 @@ def logistic_regression(rng):
 def isotonic_regression(rng):
     n = 100_000
     return problems.isotonic_regression, np.linspace(0, 1, n) + 0.3 * rng.normal(size=n)
+
+
+def total_variation(rng):
+    n = 10_000
+    x = np.repeat(rng.normal(size=n // 100), 100) + 0.3 * rng.normal(size=n)
+    return lambda x: problems.total_variation(x, 1.0), x
 
 
 def quantile_regression(rng):
@@ -144,6 +172,9 @@ CASES = {
     "entropic_top_k, n = 1e6, k = 100": top_k(problems.entropic_top_k),
     "portfolio, 5000 assets, 30 factors": portfolio,
     "rebalance, 5000 assets, 30 factors": rebalance,
+    "risk_limited, 200 assets, 10 factors": risk_limited,
+    "trust_region, n = 200, indefinite": trust_region,
+    "geometric_program, 20 variables, 10 posynomials": geometric_program,
     "svm, digits, n = 1797": svm,
     "one_class_svm, digits, n = 1797": one_class_svm,
     "water_filling, n = 1e6": water_filling,
@@ -152,6 +183,7 @@ CASES = {
     "bounded_least_squares, 1e5 x 200": bounded_least_squares,
     "logistic_regression, 1e4 x 50": logistic_regression,
     "isotonic_regression, n = 1e5": isotonic_regression,
+    "total_variation, n = 1e4": total_variation,
     "quantile_regression, 1e5 x 20": quantile_regression,
     "economic_dispatch, 69 generators": economic_dispatch,
     "optimal_power_flow, 300 buses, 411 lines": optimal_power_flow,
@@ -181,12 +213,12 @@ def median_ms(function, *args):
 
 def main(words):
     jax.config.update("jax_enable_x64", True)
+    tools = {tool.__name__: tool for tool in TOOLS}
     for name, case in CASES.items():
         if words and not any(word in name for word in words):
             continue
         verb, *args = case(np.random.default_rng(0))
-        tool = TOOLS.get(name.split(",")[0])
-        peer, theirs = tool(*args) if tool else ("no tool timed", None)
+        peer, theirs = tools[name.split(",")[0]](*args)
 
         @jax.jit
         def value_and_gradient(weights, x, *others, verb=verb):
@@ -197,8 +229,11 @@ def main(words):
         args = jax.tree.map(jnp.asarray, args)
         solved = all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(value_and_gradient(weights, *args)))
         times = median_ms(jax.jit(verb), *args), median_ms(value_and_gradient, weights, *args)
-        verdict, field = "solved" if solved else "FAILED", f"{peer} {median_ms(theirs):.4g} ms" if theirs else peer
-        print(f"{name:50} | {times[0]:9.4g} ms | {times[1]:9.4g} ms | {verdict} | {field}", flush=True)
+        verdict = "solved" if solved else "FAILED"
+        print(
+            f"{name:50} | {times[0]:9.4g} ms | {times[1]:9.4g} ms | {verdict} | {peer} {median_ms(theirs):.4g} ms",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """Time against size for each structure that a problem can state: with the structure, as a dense matrix, and by the
-tool of the field.
+tool of the field. Then what warm starts and batches of controllers take.
 
     OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 python docs/benchmarks/structure.py [words of the names] [--plot FILE.svg]
 
@@ -12,14 +12,11 @@ import argparse
 import statistics
 import time
 
+import field
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
-from field import by_clarabel
-from ott.geometry import geometry
-from ott.solvers import linear
-from sklearn.isotonic import isotonic_regression
 
 import kkt_solvers as kkt
 from kkt_solvers import problems
@@ -32,46 +29,39 @@ def solution_of(P, q, A, b, lower, upper):
     return lambda: run(q)
 
 
-# Each case gives, for a size: with the structure, the same as a dense matrix or `None`, and the tool of the field.
-def stages(N, rng):
+def controller(N, rng):
+    """A regulator with a horizon of N steps, and the number of its states."""
     n, m = 12, 4
     A, B = rng.normal(size=(n, n)), rng.normal(size=(n, m))
     A /= np.max(np.abs(np.linalg.eigvals(A)))
     inputs, states = kkt.Box(-0.5, 0.5), kkt.Box(-10.0, 10.0)
-    regulator = problems.Regulator(A, B, np.eye(n), 0.1 * np.eye(m), N, inputs=inputs, states=states)
-    problem = problems.PredictiveControl(regulator, rng.normal(size=n))
+    return problems.Regulator(A, B, np.eye(n), 0.1 * np.eye(m), N, inputs=inputs, states=states), n
+
+
+# Each case gives, for a size: with the structure, the same as a dense matrix or `None`, and the tool of the field.
+def stages(N, rng):
+    regulator, n = controller(N, rng)
+    state = rng.normal(size=n)
+    problem = problems.PredictiveControl(regulator, state)
     P, q, equality, box = problem.objective.P, problem.objective.q, problem.equality, problem.box
-    lower, upper = (np.asarray(jnp.broadcast_to(bound, q.shape)) for bound in (box.lower, box.upper))
-    _, peer = by_clarabel(sp.block_diag(np.asarray(P.blocks)), q, coo(equality.A), np.asarray(equality.b), lower, upper)
-    ours = solution_of(P, q, equality.A, equality.b, lower, upper)
-    if N > 50:
-        return ours, None, peer
-    return ours, solution_of(P.dense(), q, equality.A.dense(), equality.b, lower, upper), peer
-
-
-def coo(A):
-    values, at = A.coordinates()
-    return sp.coo_matrix((np.asarray(values), np.asarray(at).T), shape=A.shape)
+    data = q, equality.b, box.lower, box.upper
+    ours, (_, peer) = solution_of(P, q, equality.A, *data[1:]), field.predictive_control(state, regulator)
+    return ours, solution_of(P.dense(), q, equality.A.dense(), *data[1:]) if N <= 50 else None, peer
 
 
 def marginals(size, rng, epsilon=0.01):
     x, y = rng.normal(size=(size, 1, 2)), rng.normal(size=(1, size, 2)) + 0.5
     cost = np.sum((x - y) ** 2, axis=-1)
     cost, source, target = jnp.asarray(cost / cost.max()), *(rng.dirichlet(np.full(size, 5.0)) for _ in range(2))
-    source, target = jnp.asarray(source), jnp.asarray(target)
 
     def plan(cost, of_matrix):
         problem = problems.OptimalTransport(cost, source, target, epsilon)
         equality = kkt.Affine(of_matrix(problem.equality.A), problem.equality.b)
         return kkt.solve(kkt.Problem(problem.objective, equality, problem.box)).primal
 
-    def by_ott(cost):
-        of = geometry.Geometry(cost, epsilon=epsilon, scale_cost=1.0)
-        return linear.solve(of, source, target, threshold=1e-9, max_iterations=100_000).matrix
-
-    ours = jax.jit(lambda cost: plan(cost, lambda A: A))
-    dense, peer = jax.jit(lambda cost: plan(cost, lambda A: A.dense())), jax.jit(by_ott)
-    return lambda: ours(cost), (lambda: dense(cost)) if size <= 64 else None, lambda: peer(cost)
+    ours, dense = (jax.jit(lambda cost, f=f: plan(cost, f)) for f in (lambda A: A, lambda A: A.dense()))
+    _, peer = field.optimal_transport(cost, source, target, epsilon)
+    return lambda: ours(cost), (lambda: dense(cost)) if size <= 64 else None, peer
 
 
 def chains(n, rng):
@@ -80,7 +70,7 @@ def chains(n, rng):
     problem = problems.IsotonicRegression(at)
     P, q, equality, box = problem.objective.P, problem.objective.q, problem.equality, problem.box
     dense = solution_of(P, q, equality.A.dense(), equality.b, box.lower, box.upper) if n <= 300 else None
-    return lambda: ours(at), dense, lambda: isotonic_regression(y)
+    return lambda: ours(at), dense, field.isotonic_regression(y)[1]
 
 
 def sparse(n, rng):
@@ -90,7 +80,7 @@ def sparse(n, rng):
     data = q, b, np.zeros(n), np.ones(n)
     ours = solution_of(P, data[0], A, *data[1:])
     dense = solution_of(P.toarray(), data[0], A.toarray(), *data[1:]) if n <= 1000 else None
-    return ours, dense, by_clarabel(P, data[0], A, *data[1:])[1]
+    return ours, dense, field.by_clarabel(P, data[0], A, *data[1:])[1]
 
 
 def low_rank(n, rng, factors=20):
@@ -98,11 +88,7 @@ def low_rank(n, rng, factors=20):
     one, data = np.ones((1, n)), (np.array([1.0]), np.zeros(n), np.full(n, 0.1))
     ours = solution_of(kkt.LowRank(specific, loadings), mean, one, *data)
     dense = solution_of(np.diag(specific) + loadings @ loadings.T, mean, one, *data) if n <= 2000 else None
-    # With factors as variables: t = loadings'y.
-    P = sp.diags(np.concatenate([specific, np.ones(factors)]))
-    A = sp.bmat([[one, None], [loadings.T, -sp.eye(factors)]])
-    b, lower, upper = (np.append(part, np.full(factors, x)) for part, x in zip(data, (0, -np.inf, np.inf), strict=True))
-    return ours, dense, by_clarabel(P, np.append(mean, np.zeros(factors)), A, b, lower, upper)[1]
+    return ours, dense, field.with_factors(-mean, specific, loadings, 1.0, 0.1)[1]
 
 
 CASES = {
@@ -129,6 +115,36 @@ def medians_ms(functions):
             jax.block_until_ready(function())
             taken.append(time.perf_counter() - start)
     return [1e3 * statistics.median(taken) if taken else float("nan") for taken in times]
+
+
+def warm_starts(steps=20):
+    """The closed loop of 50 steps ahead, in which each plan starts from the one before, against plans from nothing."""
+    rng = np.random.default_rng(0)
+    regulator, n = controller(50, rng)
+    state, disturbance = rng.normal(size=n), np.zeros((steps, n))
+    loop = problems.receding_horizon(regulator, state, disturbance)
+    states = jnp.concatenate([state[None], loop.states[:-1]])
+    cold = jax.jit(lambda states: jax.lax.map(lambda state: problems.predictive_control(regulator, state), states))
+    warm, cold = medians_ms([lambda: problems.receding_horizon(regulator, state, disturbance), lambda: cold(states)])
+    idle = int(jnp.sum(loop.iterations == 0))
+    print(
+        f"warm starts: {idle} of {steps} plans take no iteration | {warm / steps:.3g} ms a plan, {cold / steps:.3g} ms "
+        f"from nothing, ratio {warm / cold:.2f}",
+        flush=True,
+    )
+
+
+def batches(sizes=(1, 100, 1000)):
+    """Controllers of 50 steps in a batch: the time of each of them."""
+    regulator, n = controller(50, np.random.default_rng(0))
+    plan = jax.jit(lambda states: problems.predictive_control(regulator, states).inputs[:, 0])
+    for size in sizes:
+        states = np.random.default_rng(2).normal(size=(size, n))
+        (time_of_all,) = medians_ms([lambda states=states: plan(states)])
+        print(f"batches: {size:5d} controllers | {time_of_all:9.4g} ms | {time_of_all / size:9.4g} ms each", flush=True)
+
+
+FIGURES = {"warm starts": warm_starts, "batches": batches}
 
 
 def slope(sizes, times):
@@ -174,7 +190,13 @@ if __name__ == "__main__":
     parser.add_argument("--plot")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    wanted = [name for name in CASES if not options.words or any(word in name for word in options.words)]
-    found = {name: measured(name) for name in wanted}
+
+    def wanted(name):
+        return not options.words or any(word in name for word in options.words)
+
+    found = {name: measured(name) for name in CASES if wanted(name)}
+    for name, figure in FIGURES.items():
+        if wanted(name):
+            figure()
     if options.plot:
         plotted(found, options.plot)

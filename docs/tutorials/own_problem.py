@@ -2,15 +2,16 @@
 A problem of your own
 =====================
 
-A problem is data: an objective, equality constraints, a box.
+A problem is data: an objective, constraints, a box.
 
 .. code-block:: text
 
     minimise    f(y, *args)                  convex, differentiable
     subject to  A y = b                      equality
+                g(y, *args) <= 0             inequality, convex
                 lower <= y <= upper          box
 
-You write ``f``. ``solve`` does the rest, and the answer can be differentiated in everything you put in.
+You write ``f`` and ``g``. ``solve`` does the rest, and the answer can be differentiated in everything you put in.
 """
 
 # %%
@@ -103,12 +104,67 @@ ax.set_ylabel("kWh per unit of price")
 plt.show()
 
 # %%
+# A constraint written as a function
+# ----------------------------------
+# The cable in the wall gets warm, by the square of the power. The house allows 110 units of heat for the night. An
+# inequality is a function of the same arguments as ``f``, convex, and at most zero where it holds.
+
+
+def heat(power, prices, wear, most):
+    """How far the night is above the heat allowed."""
+    return jnp.sum(power**2) - most
+
+
+def cost_with_heat(power, prices, wear, most):
+    """The same cost; it has the arguments of both functions."""
+    return cost(power, prices, wear)
+
+
+def within(most):
+    """The best night within the heat, twice: to be differentiated, and as it is."""
+    box, args = kkt.Box(0.0, 7.0), (prices, 0.01, most)
+    best = kkt.solve(kkt.Problem(cost_with_heat, kkt.Sum(30.0), box, args, heat), jnp.zeros(14))
+    return (best.objective, best.primal), best
+
+
+both = jax.jit(jax.jacobian(within, has_aux=True))
+(saving, moves), limited = both(110.0)
+print("heat without the limit", jnp.sum(solution.primal**2))
+assert int(limited.status) == kkt.Status.SOLVED
+print("heat with the limit", jnp.sum(limited.primal**2), "; cost", limited.objective)
+np.testing.assert_allclose(jnp.sum(limited.primal**2), 110.0, rtol=1e-4)
+
+# %%
+# Its multiplier is a price too: what one more unit of heat would save. The plan has a derivative in the limit as well:
+# the hours that a warmer cable would use more.
+print("one more unit of heat saves", limited.dual.inequality)
+np.testing.assert_allclose(saving, -limited.dual.inequality, rtol=1e-3)
+
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.2), layout="constrained")
+left.bar(hours, solution.primal, color="#cccccc", label="without the limit")
+left.bar(hours, limited.primal, color="#1b6ca8", width=0.4, label="with it")
+left.set_xlabel("hour")
+left.set_ylabel("power [kW]")
+left.legend()
+right.bar(hours, moves, color=np.where(moves < 0, "#d95f02", "#1b6ca8"))
+right.axhline(0, color="#888888", linewidth=1)
+right.set_xlabel("hour")
+right.set_ylabel("kW per unit of heat")
+plt.show()
+
+# %%
+# A limit that cannot be met is not a warning but a proof. To charge 30 kWh in 14 hours takes 30 * 30 / 14 = 64.3 units.
+_, impossible = both(60.0)
+print(kkt.Status(int(impossible.status)).message)
+assert int(impossible.status) == kkt.Status.PRIMAL_INFEASIBLE
+
+# %%
 # What else may stand in a problem
 # --------------------------------
 # - a quadratic objective, ``kkt.Quadratic(P, q)``, with ``P`` dense, diagonal, sparse or low-rank, or ``None``;
 # - a separable one, ``kkt.Separable(phi, theta)``, solved in its dual, which is much faster;
 # - ``kkt.Affine(A, b)`` for several equalities, or any affine function ``h(y, *args)``;
+# - ``kkt.AtMost(G, h)`` for linear inequalities ``G y <= h``, dense or sparse;
+# - norms and other cones, in smooth form: see *Cones without cones*;
 # - bounds that are infinite, or equal to each other, which fixes a variable;
 # - ``y`` as a dictionary of arrays, or any other pytree.
-#
-# Linear inequalities that are not bounds take a slack variable; for quadratic programs ``kkt.solve_qp`` adds it.

@@ -36,7 +36,9 @@ _MESSAGES = {
         "stopped before the KKT residuals reached the tolerance; the best point is returned and its derivative is "
         "that of the KKT conditions there. Allow more iterations, loosen `tol` or choose another solver"
     ),
-    Status.PRIMAL_INFEASIBLE: "no point satisfies all of the constraints; primal and derivatives are NaN",
+    Status.PRIMAL_INFEASIBLE: (
+        "no point satisfies all of the constraints; derivatives are NaN, and primal is NaN or a part of the proof"
+    ),
     Status.DUAL_INFEASIBLE: "the objective is unbounded below on the feasible set; derivatives are NaN",
     Status.INVALID: (
         "the data are not those of a convex problem (a NaN, an infinite coefficient, lower > upper, or an objective "
@@ -124,7 +126,8 @@ class Solution:
     Where there is no solution, it holds the proof, checked, its largest entry one:
 
     - `PRIMAL_INFEASIBLE`: `dual` is a ray, `A'nu = zl - zu` with `l'zl - u'zu - b'nu > 0` (Farkas), `objective` is inf
-      and `primal` NaN.
+      and `primal` NaN. With inequalities the ray has `lam >= 0` too, and `lam'g(y) + nu'(A y - b) > 0` on the box. For
+      a `g` that is a function, `primal` is the point whose linearisation of `g` proves it.
     - `DUAL_INFEASIBLE`: `primal` is a ray, a direction of the box with `A y = 0`, `P y = 0` and `q'y < 0`, along which
       the objective falls without end; `objective` is -inf.
     """
