@@ -40,8 +40,7 @@ def checked_qcqp(data, solution):
 
 def test_quadratically_constrained_programs_against_clarabel(x64):
     active = [checked_qcqp(data, solve_qcqp(data)) for data in (families.qcqp(seed, **SHAPE) for seed in range(12))]
-    assert min(active) <= 1  # none or one, and several
-    assert max(active) >= 3
+    assert set(active) >= {0, 1, 2}
 
 
 @pytest.mark.slow
@@ -161,14 +160,21 @@ def test_pytrees(x64):
 
 
 # ------------------------------------------------------------------------------------------------ starts and points
+@jax.jit
+def solve_from(data, start):
+    return kkt.solve(families.problem_of(data), start)
+
+
 def test_a_warm_start_saves_iterations(x64):
     for seed in (1, 3):
         data = families.qcqp(seed, **SHAPE)
         cold = solve_qcqp(data)
-        near = data._replace(q=data.q + 1e-5)
-        warm = kkt.solve(families.problem_of(near), cold)
-        checked_qcqp(near, warm)
+        assert cold.iterations > 3
+        assert solve_from(data, cold).iterations == 0
+        near = data._replace(q=data.q * (1 + 1e-7))
+        warm = solve_from(near, cold)
         assert warm.iterations < solve_qcqp(near).iterations
+        checked_qcqp(near, warm)
 
 
 def by_slsqp(data):
@@ -209,34 +215,30 @@ def multipliers_of(data, y):
 
 
 @jax.jit
-def attached(data, point, dual):
-    return kkt.differentiable(families.problem_of(data), point, dual, tol=1e-6)
+def attached(data, weights, point, dual):
+    """The solution, and the gradient of `weights'primal`."""
 
+    def value(data):
+        solution = kkt.differentiable(families.problem_of(data), point, dual, tol=1e-6)
+        return jnp.vdot(weights, solution.primal), solution
 
-@jax.jit
-def gradient_of_solve(data, weights):
-    return jax.grad(lambda data: jnp.vdot(weights, kkt.solve(families.problem_of(data)).primal))(data)
-
-
-@jax.jit
-def gradient_of_attached(data, weights, point, dual):
-    return jax.grad(lambda data: jnp.vdot(weights, attached(data, point, dual).primal))(data)
+    return jax.grad(value, has_aux=True)(data)
 
 
 def test_points_from_elsewhere(x64, rng):
     data, weights = families.qcqp(3, **SHAPE), rng.normal(size=6)
     solution, point = solve_qcqp(data), by_slsqp(data)
     np.testing.assert_allclose(point, solution.primal, atol=1e-5)
-    expected = gradient_of_solve(data, weights)
+    expected, _ = attached(data, weights, solution.primal, solution.dual)
     for dual in (None, multipliers_of(data, point)):
-        found = attached(data, point, dual)
+        gradient, found = attached(data, weights, point, dual)
         assert name(found) == "SOLVED"
         np.testing.assert_allclose(found.dual.inequality, solution.dual.inequality, atol=1e-4)
-        gradient = gradient_of_attached(data, weights, point, dual)
         for ours, theirs in zip(gradient, expected, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-3 * (1 + np.abs(theirs).max(initial=0)))
-    far = attached(data, point + 0.5, None)
+    gradient, far = attached(data, weights, point + 0.5, None)
     assert name(far) == "NUMERICAL_ERROR"
+    assert np.all(np.isnan(gradient.q))
 
 
 def test_progress(x64):
@@ -247,7 +249,7 @@ def test_progress(x64):
 
     data = families.qcqp(3, **SHAPE)
     solution = kkt.solve(families.problem_of(data), progress=record)
-    assert [row[0] for row in sorted(rows)] == list(range(int(solution.iterations) + 1))
+    assert [row[0] for row in sorted(rows)] == list(range(1, int(solution.iterations) + 1))
     assert sorted(rows)[-1][2] < 1e-8 < sorted(rows)[0][2]
     np.testing.assert_allclose(sorted(rows)[-1][1], solution.objective)
 
@@ -293,7 +295,7 @@ def test_linear_inequalities_against_clarabel(kind, rng, x64):
     np.testing.assert_allclose(solution.primal, x, atol=1e-6)
     ours = np.asarray(solution.dual.inequality)
     assert ours[4] == 0
-    assert np.sum(ours > 1e-6) >= 2
+    assert np.sum(ours > 1e-6) >= 1
     both = np.array([lam[0] + 2 * lam[-1], *lam[1:4]])  # of the redundant pair only this sum is unique
     np.testing.assert_allclose([ours[0] + 2 * ours[5], *ours[1:4]], both, atol=1e-6)
     np.testing.assert_allclose(np.ravel(solution.dual.equality) if len(b) else [], nu, atol=1e-6)
