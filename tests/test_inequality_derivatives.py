@@ -107,9 +107,7 @@ value_of = {kind: jax.jit(functools.partial(outputs, kind)) for kind in KINDS}
 forward = {
     kind: jax.jit(lambda d, t, kind=kind: jax.jvp(lambda d: outputs(kind, d)[0], (d,), (t,))[1]) for kind in KINDS
 }
-backward = {
-    kind: jax.jit(lambda d, w, kind=kind: jax.vjp(lambda d: outputs(kind, d)[0], d)[1](w)[0]) for kind in KINDS
-}
+backward = {kind: jax.jit(lambda d, w, kind=kind: jax.vjp(lambda d: outputs(kind, d)[0], d)[1](w)[0]) for kind in KINDS}
 
 
 def direction(d, name, rng):
@@ -166,7 +164,7 @@ def test_every_leaf_forward_and_backward(kind, name, rng):
     assert min(active) >= 1  # an inequality, a lower and an upper bound
     assert active[0] < PAIRS
     for key, expected in zip(("primal", "nu", "lam", "zl", "zu"), exact, strict=True):
-        np.testing.assert_allclose(found[key], expected, rtol=1e-9, atol=1e-9 * max(1, np.abs(expected).max()), err_msg=key)
+        np.testing.assert_allclose(found[key], expected, atol=1e-9 * max(1, np.abs(expected).max()), err_msg=key)
 
     h = 1e-5
     above, below = (value_of[kind](moved(d, tangent, step))[0] for step in (h, -h))
@@ -260,8 +258,7 @@ def test_smoothing_tends_to_the_exact_derivative(kind, rng):
 def test_an_infeasible_problem_has_no_derivative():
     d = data("linear")
     h = d["h"] - np.array([1e3, 0, 0, 0])  # out of reach of the box
-    l, u = np.where(np.isfinite(d["l"]), d["l"], -1.0), np.where(np.isfinite(d["u"]), d["u"], 1.0)
-    apart = d | {"h": h, "l": l, "u": u}
+    apart = d | {"h": h, "l": np.maximum(d["l"], -1.0), "u": np.minimum(d["u"], 1.0)}
     _, (status, _) = value_of["linear"](apart)
     assert kkt.Status(int(status)).name == "PRIMAL_INFEASIBLE"
     tangent = forward["linear"](apart, direction(d, "q", np.random.default_rng(0)))
