@@ -42,6 +42,13 @@ def test_a_nonlinear_equality_is_refused():
     assert int(traced(1.0)) == kkt.Status.INVALID
 
 
+def test_a_nonlinear_inequality_is_not_ignored(x64):
+    solution = kkt.solve(kkt.Problem(cost, box=kkt.Box([-5.0, -5.0, 0.0], 5.0), inequality=disc))
+    assert names(solution) == {"SOLVED"}
+    np.testing.assert_allclose(solution.primal, [-(0.5**0.5), -(0.5**0.5), 0.0], atol=1e-8)
+    np.testing.assert_allclose(solution.dual.inequality, 0.5**0.5, rtol=1e-8)
+
+
 @pytest.mark.parametrize("P", [lambda v: v**3, lambda v: jnp.array([[2.0, 1.0], [0.0, 2.0]]) @ v])
 def test_a_map_that_is_not_linear_or_not_symmetric_is_refused(P):
     problem = kkt.Problem(kkt.Quadratic(P, jnp.ones(2)), box=kkt.Box(-1.0, 1.0))
@@ -301,12 +308,14 @@ def test_projections_of_what_is_far_apart():
     [
         (lambda: kkt.solve(kkt.Problem(kkt.Quadratic(None, jnp.zeros(0)))), "no entries"),
         (lambda: kkt.solve(kkt.Problem(cost, args=(jnp.nan,)), jnp.zeros(2)), "args has a NaN"),
-        (lambda: kkt.Problem(cost, inequality=disc), "solve_qp"),
+        (lambda: kkt.Problem(cost, inequality=kkt.Affine([[1.0, 1.0]], [1.0])), r"pass AtMost\(G, h\)"),
+        (lambda: kkt.Problem(cost, inequality=(disc, 1.0)), "inequality must be None, an AtMost or a convex function"),
+        (lambda: kkt.solve(kkt.Problem(cost, inequality=lambda y: y[0] <= 1), jnp.zeros(2)), "not whether it holds"),
         (lambda: kkt.Problem(cost, args=("text",)), "args must hold numbers"),
         (lambda: kkt.solve(kkt.Problem(cost, lambda y: y[0] == 1), jnp.zeros(2)), "real numbers"),
         (lambda: kkt.solve(kkt.Problem(cost), jnp.zeros(2), solver=kkt.InteriorPoint), "instance"),
         (lambda: kkt.differentiable(kkt.Problem(cost), jnp.zeros(2), (0.0, None, None)), "dual must be a Dual"),
-        (lambda: kkt.solve_qp(None, [1.0], [[1.0]], [-jnp.inf]), "h has an entry"),
+        (lambda: kkt.solve_qp(None, [1.0], [[1.0]], [-jnp.inf]), "h has a NaN or infinite entry"),
         (lambda: projections.entropic([-1.0, 1.0], 1.0), "v must be nonnegative"),
         (lambda: projections.optimal_transport(jnp.ones((2, 2)), [0.5, 0.5], [0.5, 0.5], 0.0), "epsilon must be"),
     ],

@@ -37,7 +37,8 @@ def _are_convex(constraints: Curved, y: jax.Array) -> jax.Array:
 
     def convex(weights: jax.Array) -> jax.Array:
         H = jax.hessian(lambda y: jnp.vdot(weights, constraints.values(y)))(y)
-        return jnp.isfinite(missing(H, reg, largest(H)))
+        # A Hessian that is not finite, as at the edge of a logarithm's domain, tells nothing.
+        return jnp.isfinite(missing(H, reg, largest(H))) | ~is_finite(H)
 
     if p * y.size**2 > _LARGEST:
         return convex(jnp.ones(p, y.dtype))

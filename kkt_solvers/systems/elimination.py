@@ -231,8 +231,9 @@ def _normal_inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Product, jax.
 
 
 def _is_small(K: KKTMatrix) -> bool:
-    """Whether a `K` that is not sparse is formed and inverted as one matrix, so that a solve is products only."""
-    return max(K.A.shape) <= SMALL
+    """Whether a `K` without structure is formed and inverted as one matrix, so that a solve is products only."""
+    structured = isinstance(K.H, Sparse) or isinstance(K.A, (Sparse, Marginals)) or in_stages(K.H, K.A)
+    return max(K.A.shape) <= SMALL and not structured
 
 
 def _cholesky_inverse(K: KKTMatrix, held: jax.Array | bool) -> tuple[Product, jax.Array, jax.Array]:
