@@ -79,7 +79,8 @@ def data(kind):
         d["h"] = d["G"] @ inside + room * rng.uniform(size=PAIRS)
     else:
         C = rng.normal(size=(PAIRS, N, 3))
-        d["Q"], d["c"], d["w"] = C @ np.swapaxes(C, 1, 2), rng.normal(size=(PAIRS, N)), rng.uniform(0.5, 1.0, N)
+        Q = C @ np.swapaxes(C, 1, 2) + 0.05 * np.eye(N)  # a small change leaves it definite
+        d["Q"], d["c"], d["w"] = Q, rng.normal(size=(PAIRS, N)), rng.uniform(0.5, 1.0, N)
         rest = 0.5 * np.einsum("pij,i,j->p", d["Q"], inside, inside) + d["c"] @ inside
         d["e"] = -rest - room * rng.uniform(size=PAIRS)
     return d
@@ -223,7 +224,7 @@ def test_a_function_that_closes_over_a_tracer():
     c = jnp.array([3.0, 0.0, -4.0])
 
     def value(r):
-        solution = kkt.solve(kkt.Problem(linear, args=(c,), inequality=lambda y: y @ y - r), jnp.zeros(3))
+        solution = kkt.solve(kkt.Problem(linear, args=(c,), inequality=lambda y, _: y @ y - r), jnp.zeros(3))
         return solution.objective, solution
 
     (found, solution), slope = jax.jit(jax.value_and_grad(value, has_aux=True))(2.0)
