@@ -37,6 +37,18 @@ def inequalities(P, q, A, b):
     return kkt.solve_qp(P, q, A, b, None, None, 0.0, 1.0).primal
 
 
+def disc(y, *args):
+    return jnp.vdot(y, y) - 1.0
+
+
+def at_most(P, q, A, b):
+    return kkt.solve(kkt.Problem(kkt.Quadratic(P, q), inequality=kkt.AtMost(A, b))).primal
+
+
+def curved(P, q):
+    return kkt.solve(kkt.Problem(kkt.Quadratic(P, q), inequality=disc)).primal
+
+
 def cost(y, c):
     return jnp.vdot(c, y) + jnp.sum(y * jnp.log(y)) + jnp.sum(y**4)
 
@@ -53,6 +65,9 @@ BUDGETS = {
     "qp": (quadratic, (P, Q, A, B), 2250),
     "qp, gradient": (gradient(quadratic), (P, Q, A, B), 3050),
     "solve_qp": (inequalities, (P, Q, A, B), 2300),
+    "linear inequality": (at_most, (P, Q, A, B), 2500),
+    "convex inequality": (curved, (P, Q), 3000),
+    "convex inequality, gradient": (gradient(curved), (P, Q), 4350),
     "general": (general, (Q,), 2860),
     "qp, batch": (jax.vmap(quadratic), (P[None], Q[None], A[None], B[None]), 3600),
     "lml": (lambda x: lml(x, 5), (SCORES,), 400),
