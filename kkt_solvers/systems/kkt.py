@@ -14,6 +14,7 @@ from kkt_solvers.data.objectives import Quadratic, Separable, hessian_product, i
 from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.numerics import lapack
 from kkt_solvers.numerics.arrays import inverse_root, is_precise, largest, where
+from kkt_solvers.numerics.batches import one_by_one
 from kkt_solvers.systems.elimination import KKTMatrix, hessian, solver
 from kkt_solvers.systems.normal import normal, semidefinite_inverse
 from kkt_solvers.systems.refinement import refined
@@ -53,10 +54,15 @@ class _Eliminated(KKTSystem):
         solve, weights = solver(K, corrections=2), jnp.concatenate([w, e])
 
         def least_squares(b: jax.Array) -> jax.Array:
-            return weights * (lapack.pinv(K.dense()) @ (weights * b))
+            return _least_squares(K.H, K.A, K.D, K.free, weights, b)
 
         small = y.size + e.size <= DENSE_UP_TO
         return lambda b: weights * solve(weights * b), weights, least_squares if small else None
+
+
+@one_by_one  # or a batch would have room for the dense matrices of all its instances
+def _least_squares(H: Matrix, A: Matrix, D: jax.Array, free: jax.Array, weights: jax.Array, b: jax.Array) -> jax.Array:
+    return weights * (lapack.pinv(KKTMatrix(H, A, D, free).dense()) @ (weights * b))
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,8 @@ def centred(problem: FlatProblem, bounds: Bounds, p: Iterate) -> Iterate:
     violation = jnp.abs(problem.equality.residual(p.y.at[own].set(0))[own])
     slack = p.slack.at[0, own].max(jnp.maximum(1.0, where(jnp.isfinite(violation), violation, 1.0)))
     z = where(bounds.has, 1 / jnp.maximum(slack, 0.1), 0.0)
-    return Iterate(p.y.at[own].set(bounds.lower[own] + slack[0, own]), p.nu.at[own].set(z[0, own]), slack, z)
+    s = where(bounds.has[0, own], bounds.lower[own] + slack[0, own], p.y[own])  # free where h is infinite
+    return Iterate(p.y.at[own].set(s), p.nu.at[own].set(z[0, own]), slack, z)
 
 
 def path_direction(
