@@ -45,7 +45,12 @@ def test_quadratically_constrained_programs_against_clarabel(x64):
 @pytest.mark.parametrize("seed", range(60))
 def test_many_quadratically_constrained_programs(seed, x64):
     data = families.qcqp(seed)
-    checked_qcqp(data, kkt.solve(families.problem_of(data)))
+    problem = families.problem_of(data)
+    solution = kkt.solve(problem)
+    if seed == 53:  # Clarabel gives up
+        families.assert_optimal(problem, solution, data.A, data.b)
+    else:
+        checked_qcqp(data, solution)
 
 
 FAST = ("HS14", "HS43", "HS64", "HS34")
