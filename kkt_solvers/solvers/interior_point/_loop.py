@@ -56,6 +56,7 @@ from kkt_solvers.solvers.interior_point._steep_bounds import off_steep_bounds
 from kkt_solvers.systems.elimination import KKTMatrix, hessian, solver
 
 _REPAIRS = 6  # rounds of ACTIVE, at most
+_FALLS = 0.1  # another step for the same active set is worth it where the last one brought the residual below this part
 _PATIENCE = 50  # iterations without progress
 _STALLED = 5  # the same, after which the active set is tried
 _FAR = 1e3  # an iterate of the scaled problem as large as this is looked at as a proof that there is no solution
@@ -163,11 +164,12 @@ def _round(method: Method, state: State) -> State:
         finite &= jnp.isfinite(residual)
     better = finite & where(solving, residual <= state.smallest, residual < state.smallest)
     best, smallest = tree_where(better, (found, residual), (state.best, state.smallest))
+    falls = residual < _FALLS * state.smallest if curved else None
     state = state._replace(best=best, smallest=smallest)
     after = _after_newton(method, state, following, d, residual, finite)
     if setting.polish:
         slope = rest[0] + H.product(d.step.y) + rows.adjoint(d.step.nu)
-        after = tree_where(solving, _after_active(method, state, active, following, slope), after)
+        after = tree_where(solving, _after_active(method, state, active, following, slope, falls), after)
     setting.told(after)
     return after
 
@@ -230,18 +232,24 @@ def _identified(method: Method, best: tuple[jax.Array, Dual]) -> Active:
     return Active(jnp.stack([low, held[1] & ~low]), p.y, p.nu, few, jnp.ones_like(few))
 
 
-def _after_active(method: Method, state: State, active: Active, following: Iterate, slope: jax.Array) -> State:
+def _after_active(
+    method: Method, state: State, active: Active, following: Iterate, slope: jax.Array, falls: jax.Array | None
+) -> State:
     setting, bounds, y = method.setting, method.bounds, following.y
     low = where(active.held[0], slope > 0, y < bounds.lower) | (bounds.moves == 0)
     high = where(active.held[1], slope < 0, y > bounds.upper) & ~low
     held = jnp.stack([low, high])
     wrong = jnp.sum(jnp.any(held != active.held, axis=0)).astype(jnp.int32)
-    repair = (active.rounds < (_REPAIRS if setting.repairs else 1)) & (wrong > 0) & (wrong < active.wrong)
+    more, start = active.rounds < (_REPAIRS if setting.repairs else 1), active.y
+    repair = more & (wrong > 0) & (wrong < active.wrong)
+    if falls is not None:  # with curved constraints a round is a step of Newton's method, and another one may follow
+        again = falls & more & (wrong == 0) & _unfinished(method, state)
+        repair, start, wrong = repair | again, where(again, y, start), where(again, active.wrong, wrong)
     phase = where(repair, ACTIVE, where(_unfinished(method, state), state.back, DONE))
     due = where(state.smallest > _NEARLY, _NEARLY, _RETRY * state.smallest)
     return state._replace(
         phase=phase,
-        active=Active(held, active.y, following.nu, wrong, where(repair, active.rounds + 1, 0)),
+        active=Active(held, start, following.nu, wrong, where(repair, active.rounds + 1, 0)),
         due=where(repair, state.due, due),
     )
 
