@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 
@@ -231,6 +232,23 @@ def violation_portfolio(w, upper, **_):
     return worst(sum_to(w, 1.0), inside(w, 0.0, upper))
 
 
+def violation_risk(w, factor, holdings, **_):
+    risk, limit = (np.linalg.norm(np.einsum("rij,ri->rj", factor, v), axis=-1) for v in (w, holdings))
+    return worst(sum_to(w, 1.0), inside(w, 0.0, np.inf), np.maximum(risk / (1.2 * limit) - 1, 0) + 0 * risk)
+
+
+def draw_step(rng, rows):
+    radius = np.exp(rng.normal(size=rows))
+    return {"gradient": rng.normal(size=(rows, N)), "factor": rng.normal(size=(rows, N, N)), "radius": radius}
+
+
+def area(need):
+    """The sides of the smallest sum of a rectangle whose area is `need`: both are its root."""
+    sides = jnp.eye(2, dtype=need.dtype)
+    most = problems.Posynomial(need[None], -jnp.ones((1, 2), need.dtype))
+    return problems.Posynomial(jnp.ones(2, need.dtype), sides), [most]
+
+
 def violation_rebalancing(w, holdings, turnover, **_):
     traded = np.sum(np.abs(w - holdings), 1)
     return worst(sum_to(w, 1.0), inside(w, 0.0, np.inf), np.maximum(traded - turnover, 0))
@@ -379,6 +397,20 @@ VERBS = [
     Verb("portfolio", draw_portfolio,
          map_rows(lambda mean, factor, upper, holdings, turnover: problems.portfolio(
              mean, covariance(factor), upper=upper)), violation_portfolio),
+    Verb("risk_limited", draw_portfolio,
+         map_rows(lambda mean, factor, upper, holdings, turnover: problems.risk_limited(
+             mean, covariance(factor), 1.2 * jnp.sqrt(jnp.sum((factor.T @ holdings) ** 2)))), violation_risk),
+    Verb("trust_region", draw_step,
+         map_rows(lambda gradient, factor, radius: problems.trust_region(gradient, covariance(factor), radius)),
+         lambda p, gradient, factor, radius: np.maximum(np.linalg.norm(p, axis=-1) / radius - 1, 0) + 0 * p[:, 0]),
+    Verb("geometric_program", lambda rng, rows: {"need": np.exp(rng.normal(size=rows))},
+         map_rows(lambda need: problems.geometric_program(*area(need))),
+         lambda x, need: equal(x, np.sqrt(need)[:, None] * np.ones(2))),
+    Verb("total_variation",
+         lambda rng, rows: {"x": rng.normal(size=(rows, N)), "strength": rng.uniform(0.1, 3, size=rows)},
+         map_rows(lambda x, strength: problems.total_variation(x, strength)),
+         lambda y, x, strength: worst(sum_to(y, np.sum(x, -1)), inside(y, np.min(x, -1, keepdims=True),
+                                                                       np.max(x, -1, keepdims=True)))),
     Verb("rebalance", draw_portfolio,
          map_rows(lambda mean, factor, upper, holdings, turnover: problems.rebalance(
              mean, covariance(factor), holdings, turnover)), violation_rebalancing),
