@@ -58,7 +58,8 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, structured: bool) -> 
         d, e, *_ = jax.lax.while_loop(lambda state: state[2] & (state[3] < _ROUNDS), once, start)
     else:
         rows = A.rows if isinstance(A, WithSlacks) else A
-        d, e = start[0], 1 / sizes(start[0], rows.largest(1))[1]
+        size = rows.largest(1)
+        d, e = start[0], 1 / where(size > 0, size, 1.0)
     target = jnp.ravel(linear.equality.target)
     c, scaled = jnp.ones((), init.dtype), objective
     if isinstance(objective, Quadratic):
