@@ -36,7 +36,7 @@ def _are_convex(constraints: Curved, y: jax.Array) -> jax.Array:
     reg, p = 10 * regularisation(y.dtype), constraints.slack.size
 
     def convex(weights: jax.Array) -> jax.Array:
-        H = jax.hessian(lambda y: jnp.vdot(weights, constraints.values(y)))(y)
+        H = constraints.curvature(y, weights)
         # A Hessian that is not finite, as at the edge of a logarithm's domain, tells nothing.
         return jnp.isfinite(missing(H, reg, largest(H))) | ~is_finite(H)
 

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from kkt_solvers.data.matrices import Dense, as_matrix
 from kkt_solvers.data.matrix import Matrix
 from kkt_solvers.data.slacks import WithSlacks
-from kkt_solvers.numerics.arrays import block_sum, floating, largest, longer, matrix, signs
+from kkt_solvers.numerics.arrays import block_sum, floating, largest, matrix, signs
 from kkt_solvers.numerics.pytree import pytree
 
 
@@ -229,12 +229,9 @@ class Curved:
         slope = jax.vjp(self.values, self.split(x)[0])[1](own)[0]
         return self.affine.adjoint(nu[: self.affine.b.size]) + jnp.concatenate([slope, self.slack * own])
 
-    def curvature(self, x: jax.Array, nu: jax.Array, v: jax.Array) -> jax.Array:
-        """The Hessian of `nu'residual(x)`, times `v`."""
-        y, _ = self.split(x)
-        own = nu[self.affine.b.size :]
-        gradient = jax.grad(lambda y: jnp.vdot(own, self.values(y)))
-        return longer(jax.jvp(gradient, (y,), (self.split(v)[0],))[1], after=self.slack.size)
+    def curvature(self, y: jax.Array, weights: jax.Array) -> jax.Array:
+        """The Hessian of `weights'values(y)`."""
+        return jax.hessian(lambda y: jnp.vdot(weights, self.values(y)))(y)
 
     def linearised(self, x: jax.Array) -> Affine:
         """The affine constraints that agree with these at `x` to first order."""

@@ -42,11 +42,6 @@ class Lagrangian:
     nu: jax.Array
     weight: Any = 1.0
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        constraints, slope = self.constraints, self.constraints.pullback(self.at, self.nu)
-        change = jnp.vdot(self.nu, constraints.residual(x) - constraints.residual(self.at))
-        return self.weight * self.objective(x) + change - jnp.vdot(slope, x - self.at)
-
     def gradient(self, x: jax.Array) -> jax.Array:
         change = self.constraints.pullback(x, self.nu) - self.constraints.pullback(self.at, self.nu)
         return self.weight * self.objective.gradient(x) + change

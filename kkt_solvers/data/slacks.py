@@ -104,15 +104,6 @@ class Padded(Matrix):
     def product(self, v: jax.Array) -> jax.Array:
         return self._padded(self.inner.product(self._first(v)))
 
-    def absolute(self) -> Matrix:
-        return Padded(self.inner.absolute(), self.slacks)
-
-    def largest(self, axis: int, weights: jax.Array | None = None) -> jax.Array:
-        return self._padded(self.inner.largest(axis, None if weights is None else self._first(weights)))
-
-    def sums(self, axis: int) -> jax.Array:
-        return self._padded(self.inner.sums(axis))
-
     def stored(self) -> int:
         return self.inner.stored()
 
@@ -141,9 +132,6 @@ class Padded(Matrix):
     def split(self) -> tuple[jax.Array, Product | None]:
         p, rest = self.inner.split()
         return self._padded(p), None if rest is None else lambda v: self._padded(rest(self._first(v)))
-
-    def off_diagonal(self) -> Matrix:
-        return Padded(self.inner.off_diagonal(), self.slacks)
 
 
 @pytree(callables=("function",), static=("size",))

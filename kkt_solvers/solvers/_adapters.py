@@ -14,6 +14,7 @@ from kkt_solvers.data.inequality import linearised, settled
 from kkt_solvers.data.objectives import Quadratic
 from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.data.solution import Dual, Status
+from kkt_solvers.numerics.arrays import longer
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers.interior_point import polished
 
@@ -188,22 +189,24 @@ class Scipy(Solver):
 
     def _minimize(self, problem: FlatProblem, A: Any, b: Any, init: Any) -> tuple[Any, ...]:
         dtype, n = np.asarray(init).dtype, init.size - problem.slacks
-        A, b, lower, upper, init = (np.asarray(part, float) for part in (A, b, *_bounds(problem), init))
+        A, b, lower, upper, init = (
+            np.asarray(part, float) for part in (A, b, problem.box.lower, problem.box.upper, init)
+        )
         m = b.size - problem.slacks
 
         def lifted(y: np.ndarray) -> jax.Array:
             """The point, its slack variables zero."""
-            return jnp.pad(jnp.asarray(y, dtype), (0, problem.slacks))
+            return longer(jnp.asarray(y, dtype), after=problem.slacks)
 
         def value_and_slope(y: np.ndarray) -> tuple[float, np.ndarray]:
             value, slope = _value_and_slope(problem.objective, lifted(y))
             return float(value), np.asarray(slope, float)[:n]
 
         def values(y: np.ndarray) -> np.ndarray:
-            return np.asarray(_values_and_jacobian(problem, lifted(y))[0], float)[m:]
+            return np.asarray(_rows(problem, lifted(y)), float)[m:]
 
         def jacobian(y: np.ndarray) -> np.ndarray:
-            return np.asarray(_values_and_jacobian(problem, lifted(y))[1], float)[m:, :n]
+            return np.asarray(_jacobian(problem, lifted(y)), float)[m:, :n]
 
         optimize: Any = scipy.optimize
         constraints: list[Any] = [optimize.LinearConstraint(A[:m, :n], b[:m], b[:m])] if m else []
@@ -227,13 +230,14 @@ def _cast(dtype: Any, iterations: Any, *arrays: Any) -> tuple[Any, ...]:
     return (*(np.asarray(array, dtype) for array in arrays), np.asarray(iterations, np.int32))
 
 
-def _bounds(problem: FlatProblem) -> tuple[jax.Array, jax.Array]:
-    return problem.box.lower, problem.box.upper
+@jax.jit
+def _rows(problem: FlatProblem, x: jax.Array) -> jax.Array:
+    return problem.equality.residual(x)
 
 
 @jax.jit
-def _values_and_jacobian(problem: FlatProblem, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return problem.equality.residual(x), linearised(problem, x).rows.dense()
+def _jacobian(problem: FlatProblem, x: jax.Array) -> jax.Array:
+    return linearised(problem, x).rows.dense()
 
 
 @jax.jit

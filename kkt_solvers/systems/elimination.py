@@ -59,8 +59,7 @@ def hessian(problem: FlatProblem, y: jax.Array) -> Matrix:
         return objective.matrix
     if isinstance(objective, Lagrangian):
         constraints, slacks = objective.constraints, problem.slacks
-        of_y = jnp.eye(y.size - slacks, y.size, dtype=y.dtype)
-        bend = jax.vmap(lambda v: constraints.curvature(y, objective.nu, v))(of_y)[:, : len(of_y)]
+        bend = constraints.curvature(constraints.split(y)[0], objective.nu[-slacks:])
         H = hessian(replace(problem, objective=objective.objective), y)
         if isinstance(H, Padded):
             return Padded(Dense(objective.weight * H.inner.dense() + bend), slacks)

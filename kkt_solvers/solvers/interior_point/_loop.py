@@ -124,17 +124,16 @@ def _round(method: Method, state: State) -> State:
         at, _ = off_steep_bounds(problem, at)
         p = tree_where(solving, Iterate(at, active.nu, jnp.ones_like(now.slack), jnp.zeros_like(now.z)), now)
         free = where(solving, (~(active.held[0] | active.held[1])).astype(free.dtype), free)
-    # The elastic problem has no objective; curved constraints keep their curvature.
-    curved = isinstance(equality, Curved)
-    # A negative multiplier, which passes, would make the Hessian indefinite.
-    prices = p.nu.at[-problem.slacks :].max(0.0) if curved else p.nu
-    rest, local = conditions(p), linearised(problem, p.y, prices, where(elastic, 0.0, 1.0).astype(p.y.dtype))
-    H, rows = hessian(local, p.y), local.rows
+    rest, curved = conditions(p), isinstance(equality, Curved)
     D = where(free > 0, p.z[0] / p.slack[0] + p.z[1] / p.slack[1], 1.0)
     if curved:
-        K = KKTMatrix(H, rows, D, free, c=where(elastic, 1.0, jnp.zeros_like(p.nu)))
+        # The elastic problem has no objective, but the curvature of its constraints. A negative multiplier, which
+        # passes, would make the Hessian indefinite.
+        one, prices = jnp.ones((), p.y.dtype), p.nu.at[-problem.slacks :].max(0.0)
+        local = linearised(problem, p.y, prices, where(elastic, 0.0, one))
+        K = KKTMatrix(hessian(local, p.y), local.rows, D, free, c=where(elastic, 1.0, jnp.zeros_like(p.nu)))
     else:
-        K = KKTMatrix(H, rows, D, free, elastic if method.recovers else False)
+        K = KKTMatrix(hessian(problem, p.y), problem.rows, D, free, elastic if method.recovers else False)
     inverse = solver(K, held=state.recovery == HELD)
 
     def solve(r: jax.Array, s: jax.Array, predictor: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -168,7 +167,7 @@ def _round(method: Method, state: State) -> State:
     state = state._replace(best=best, smallest=smallest)
     after = _after_newton(method, state, following, d, residual, finite)
     if setting.polish:
-        slope = rest[0] + H.product(d.step.y) + rows.adjoint(d.step.nu)
+        slope = rest[0] + K.H.product(d.step.y) + K.A.adjoint(d.step.nu)
         after = tree_where(solving, _after_active(method, state, active, following, slope, falls), after)
     setting.told(after)
     return after
