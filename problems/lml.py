@@ -18,7 +18,7 @@ import numpy as np
 
 from kkt_solvers import Box, Problem, Sum
 from kkt_solvers.data.entropy import log_sigmoid, logistic
-from kkt_solvers.numerics.arrays import cast, float_dtype, floating, is_concrete, where
+from kkt_solvers.numerics.arrays import broadcast, cast, float_dtype, floating, is_concrete, where
 from kkt_solvers.problems import _checks
 from kkt_solvers.solvers._logistic import logistic_rows, row_sums, spread
 
@@ -205,18 +205,18 @@ def _rows(
         where = jnp.asarray(where)
         if where.dtype != bool:
             raise TypeError(f"where must be a boolean mask, got {where.dtype}; compare it with a number first")
-        x = jnp.where(_broadcast(where, x.shape, "where"), x, -jnp.inf)
+        x = jnp.where(broadcast(where, x.shape, "where", "x"), x, -jnp.inf)
     spread = functools.partial(_flat_rows, axis=axis)
     scores = spread(cast(x, compute))
     batch = x.shape[: axis % x.ndim] + x.shape[axis % x.ndim + 1 :]
 
     def of_rows(value: jax.Array, name: str) -> jax.Array:
-        return _broadcast(cast(value, compute), batch, name, " without the axis").reshape(-1, 1)
+        return broadcast(cast(value, compute), batch, name, "x without the axis").reshape(-1, 1)
 
     k = of_rows(k, "k")
     scores = scores if as_it_is else _divided(scores, of_rows(temperature, "temperature"))
     if weights is not None:
-        weights = spread(_broadcast(cast(_check_positive(weights, "weights"), compute), x.shape, "weights"))
+        weights = spread(broadcast(cast(_check_positive(weights, "weights"), compute), x.shape, "weights", "x"))
 
     def restore(y: jax.Array) -> jax.Array:
         moved = jnp.moveaxis(x, axis, -1).shape
@@ -244,15 +244,6 @@ def _divided_jvp(primals: Any, tangents: Any) -> Any:
 def _flat_rows(x: jax.Array, axis: int) -> jax.Array:
     moved = jnp.moveaxis(x, axis, -1)
     return moved.reshape(math.prod(moved.shape[:-1]), x.shape[axis])
-
-
-def _broadcast(value: jax.Array, shape: tuple[int, ...], name: str, note: str = "") -> jax.Array:
-    try:
-        return jnp.broadcast_to(value, shape)
-    except ValueError as error:
-        raise ValueError(
-            f"{name} must be a scalar or broadcast to the shape of x{note}, {shape}; got shape {value.shape}"
-        ) from error
 
 
 def _check_k(k: Any) -> jax.Array:

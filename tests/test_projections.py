@@ -77,6 +77,55 @@ def test_box_alone_and_zero_entries(x64):
     np.testing.assert_allclose(projections.entropic([0.0, 1.0, 3.0], 1.0), [0, 0.25, 0.75], atol=1e-15)
 
 
+@pytest.mark.parametrize("kind", ["euclidean", "entropic", "binary_entropic"])
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_a_batch_is_its_rows(kind, axis, rng, x64):
+    project = getattr(projections, kind)
+    v, lower = rng.uniform(0.2, 0.8, size=(2, 3, 4)), 0.1 * rng.uniform(size=(3, 4))
+    n = v.shape[axis]
+    total, weights = rng.uniform(0.3, 0.6, size=(2, 12 // n)) * n, rng.uniform(0.9, 1.1, size=(2, 1, 4))
+    total[1, 0] = 9 * n  # no such row
+
+    def whole(v, total, weights, lower):
+        return project(v, total, weights=weights, lower=lower, upper=1.0, axis=axis)
+
+    y = jax.jit(whole)(v, total, weights, lower)
+    slopes = jax.jit(jax.grad(lambda *point: jnp.sum(jnp.sin(whole(*point))[0]), argnums=(0, 1)))(
+        v, total, weights, lower
+    )
+    assert y.shape == v.shape
+    full = [np.moveaxis(np.broadcast_to(part, v.shape), axis, -1) for part in (v, weights, lower, y, slopes[0])]
+    for index in np.ndindex(total.shape):
+        row, w, low, found, slope = (part[index] for part in full)
+
+        def one(row, t, w=w, low=low):
+            return project(row, t, weights=w, lower=low, upper=1.0)
+
+        np.testing.assert_allclose(found, one(row, total[index]), atol=1e-12)
+        assert np.isnan(found).all() == (index == (1, 0))
+        if index[0] == 0:
+            d_row, d_total = jax.grad(lambda row, t, one=one: jnp.sum(jnp.sin(one(row, t))), (0, 1))(row, total[index])
+            np.testing.assert_allclose(slope, d_row, atol=1e-12)
+            np.testing.assert_allclose(slopes[1][index], d_total, atol=1e-12)
+    if kind == "euclidean":
+        simplex = projections.simplex(v, 1.0, axis=axis)
+        np.testing.assert_allclose(simplex.sum(axis), 1.0, atol=1e-14)
+        np.testing.assert_allclose(simplex, project(v, 1.0, lower=0.0, axis=axis), atol=1e-12)
+    assert project(np.ones((0, 3)), 1.0).shape == (0, 3)
+
+
+def test_a_batch_of_plans_is_its_matrices(rng, x64):
+    V, rows, columns = rng.uniform(0.1, 1, size=(2, 3, 4)), rng.dirichlet(np.ones(3), size=2), rng.dirichlet(np.ones(4))
+    for project in (
+        projections.transport,
+        projections.entropic_transport,
+        lambda *parts: projections.optimal_transport(*parts, 0.1),
+    ):
+        plans = jax.jit(project)(V, rows, columns)
+        for plan, one, sums in zip(plans, V, rows, strict=True):
+            np.testing.assert_allclose(plan, project(one, sums, columns), atol=1e-12)
+
+
 @pytest.mark.parametrize("kind", ["euclidean", "entropic"])
 def test_derivatives_against_finite_differences(kind, rng, x64):
     project = getattr(projections, kind)
@@ -119,7 +168,9 @@ def test_an_empty_set_is_nan():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"v": [[1.0]]}, "v must be a vector"),
+        ({"v": 1.0}, "v must have at least one axis"),
+        ({"v": [[1.0, 2.0]], "total": [1.0, 2.0]}, "total must be a scalar or broadcast to the shape of v without"),
+        ({"v": [[1.0, 2.0]], "lower": [0.0, 0.0, 0.0]}, r"lower must be a scalar or broadcast to the shape of v, \(1"),
         ({"v": [1.0, 2.0], "weights": [1.0, 1.0]}, "weights need a total"),
         ({"v": [1.0, 2.0], "total": 1.0, "weights": [1.0, 1.0, 1.0]}, "weights"),
         ({"v": [1.0, 2.0], "total": np.nan}, "total has a NaN"),
@@ -290,11 +341,13 @@ def test_transport_that_cannot_be_is_nan_and_wrong_shapes_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             projections.transport(*arguments)
+    with pytest.raises(ValueError, match="rows must be a scalar or broadcast to the shape of the sums of V"):
+        projections.transport(jnp.ones((2, 2, 2)), rows, half)
     with pytest.raises(ValueError, match="epsilon must be a scalar"):
         projections.optimal_transport(V, half, half, half)
     with pytest.raises(ValueError, match="in place of total"):
         projections.euclidean(half, 1.0, equality=kkt.Affine(V, half))
     with pytest.raises(TypeError, match="equality must be an Affine"):
         projections.euclidean(half, equality=kkt.Sum(1.0))
-    with pytest.raises(ValueError, match="upper must be a scalar or like v"):
+    with pytest.raises(ValueError, match="upper must be a scalar or broadcast to the shape of v"):
         projections.binary_entropic(half, 1.0, upper=jnp.ones(3))

@@ -135,6 +135,16 @@ def cast(tree: Any, dtype: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
+def broadcast(value: jax.Array, shape: tuple[int, ...], name: str, like: str) -> jax.Array:
+    """`value` in this shape, that of `like`; if it does not fit, the error names the argument."""
+    try:
+        return jnp.broadcast_to(value, shape)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} must be a scalar or broadcast to the shape of {like}, {shape}; got shape {value.shape}"
+        ) from error
+
+
 def where(condition: Any, this: Any, other: Any) -> jax.Array:
     """`jnp.where` as two or three equations of the program; that of JAX is a call besides, which the reader of a jaxpr
     and its compiler have to look into hundreds of times."""
