@@ -26,6 +26,7 @@ extensions = [
     "myst_parser",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
+    "formulas",
     "reference",
 ]
 exclude_patterns = ["_build", "tutorials", "benchmarks", "extensions", "inventory.txt"]
@@ -39,6 +40,7 @@ autodoc_typehints = "none"  # docstrings tell shapes and dtypes, which the annot
 autodoc_inherit_docstrings = False
 napoleon_use_rtype = False
 
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "kkt_solvers"
 html_static_path = ["_static"]

@@ -49,8 +49,8 @@ def GeometricProgram(
 
     Arguments:
         objective: a `Posynomial`, to be minimised.
-        inequalities: `Posynomial`s, each at most one.
-        equalities: monomials, each equal to one.
+        inequalities: a `Posynomial` each, at most one.
+        equalities: a monomial each, equal to one.
 
     Raises `ValueError` for shapes that do not fit, for coefficients that are not positive, and for an equality of
     several terms.
