@@ -17,7 +17,8 @@ network at its start and after training; then, at a deviation of 3, beside it
 | torch | `torch.softmax`, where PyTorch is installed |
 
 The last column is the memory that `lml` needs beside its input and output, in arrays of the size of x, as XLA reports
-it. On a GPU a timing is of twenty calls in a row.
+it. On a GPU a timing is of twenty calls in a row. With `--plot FILE.svg` the ratios are drawn instead, against the
+length of a row.
 """
 
 import argparse
@@ -173,16 +174,45 @@ def medians(found, options):
     return {name: np.median(values) for name, values in times.items()}
 
 
+def plotted(path, options, paper):
+    """Ratios to softmax against the length of a row, for 2^17 scores of which a twentieth is chosen."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 3.8), layout="constrained")
+    rng, curves = np.random.default_rng(0), {}
+    for n in (32, 128, 512, 2048, 8192, 32768, 131072):
+        found, _ = calls(*scores(rng, 2**17 // n, n, DEVIATION_OF_PEERS), max(1, n // 20), paper)
+        seconds = medians(found, options)
+        for name, taken in seconds.items():
+            curves.setdefault(name, []).append((n, taken / seconds["softmax"]))
+        print(n, {name: f"{points[-1][1]:.1f}" for name, points in curves.items()}, flush=True)
+    for name in COLUMNS:
+        if name in curves:
+            style = "o-" if name == "lml" else "s--"
+            axes.loglog(*zip(*curves[name], strict=True), style, label=name, ms=4)
+    axes.set(title="forward and backward, 131072 scores in all", xlabel="scores in a row", ylabel="time, in softmaxes")
+    axes.legend(fontsize=7)
+    axes.grid(alpha=0.3)
+    figure.savefig(path)
+
+
 def main(argv=None):
-    """Print the table."""
+    """Print the table, or draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15, help="of which the median is taken (default 15)")
     parser.add_argument("--small", action="store_true", help="the first shape only")
     parser.add_argument("--paper", help="the path of lml.py of github.com/locuslab/lml, which needs PyTorch")
+    parser.add_argument("--plot", help="draw the ratios into this file instead")
     options = parser.parse_args(argv)
     paper = None if options.paper is None else module_at(options.paper)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     rng = np.random.default_rng(0)
+    if options.plot:
+        plotted(options.plot, options, paper)
+        return
     shapes = SHAPES[: 1 if options.small else None]
     print(f"{jax.devices()[0].device_kind}; forward + backward of lml, as ratios to softmax")
     print(f"{'shape':<18} | {'k':>6} | " + " | ".join(f"{deviation:>5}" for deviation in DEVIATIONS))

@@ -3,16 +3,18 @@
 Run it, on an idle machine, with
 
     pip install piqp proxsuite qpax clarabel
-    OPENBLAS_NUM_THREADS=1 taskset -c 0 python docs/benchmarks/solvers.py
+    OPENBLAS_NUM_THREADS=1 taskset -c 0 python docs/benchmarks/solvers.py [--plot FILE.svg]
 
 on one core for all: on two XLA hands parts of a solve from thread to thread, which at n = 100 makes it a third slower.
 
 Each problem `min y'Py/2 + q'y  s.t.  A y = b, l <= y <= u` comes in float64, compiled; a time is a median of runs that
 alternate. `gradient` is that of `w'y` in `q`, forward pass included; its error is measured against the KKT system of
 the active set, solved by numpy. Packages without a derivative have the forward time only; one that is not installed is
-left out. Their tolerance is 1e-9, or their default where that is said.
+left out. Their tolerance is 1e-9, or their default where that is said. With `--plot` the time is drawn instead, of
+dense problems against their size and of a batch against its own.
 """
 
+import argparse
 import contextlib
 import time
 
@@ -170,16 +172,22 @@ def show(name, solver, records, error=""):
     print(f"{name:<22} | {solver:<15} | {medians[0]} | {medians[1]} | {error}", flush=True)
 
 
-def compare(name, data, rng):
-    """Print the rows of one problem."""
-    P, _, A, _, lower, upper = data
-    w = rng.normal(size=len(P))
+def compared(data, w, name):
+    """Forward and gradient of each solver that is installed."""
     calls = {}
     for solver, make in SOLVERS.items():
         try:
             calls[solver] = make(*data, w)
         except ImportError:
             print(f"{name:<22} | {solver:<15} | not installed")
+    return calls
+
+
+def compare(name, data, rng):
+    """Print the rows of one problem."""
+    P, _, A, _, lower, upper = data
+    w = rng.normal(size=len(P))
+    calls = compared(data, w, name)
     exact = None
     for solver, records in in_turns(calls, REPEATS).items():
         forward, gradient = calls[solver]
@@ -190,7 +198,7 @@ def compare(name, data, rng):
 
 
 def batch(count, n, m, rng):
-    """Print the rows of a batch: under vmap, or one after the other where a package has no batches."""
+    """Forward and gradient of a batch: under vmap, or one after the other where a package has no batches."""
     problems = [dense_qp(n, m, rng) for _ in range(count)]
     data = [jnp.stack([problem[i] for problem in problems]) for i in range(6)]
     w = rng.normal(size=n)
@@ -218,18 +226,66 @@ def batch(count, n, m, rng):
             return package.solve_qp_primal(P, q, A, b, G, h)
 
         calls["qpax (default)"] = under_vmap(their_primal)
-    for solver, records in in_turns(calls, 5).items():
-        show(f"{count} dense n={n}, m={m}", solver, records)
+    return calls
 
 
-if __name__ == "__main__":
-    generator = np.random.default_rng(0)
+# -------------------------------------------------------------------------------------------------- plot
+SIZES, COUNTS = (5, 10, 20, 50, 100, 200, 500, 1000), (1, 10, 100, 1000)
+COLOURS = {"kkt_solvers": "C0", "PIQP": "C1", "Clarabel": "C2", "proxsuite": "C3", "qpax (default)": "C4"}
+
+
+def plotted(path, rng):
+    """Milliseconds against the size of a dense problem, and for each problem of a batch."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    panels = (
+        ("one dense problem", "variables", SIZES, lambda n: (compared(dense_qp(n, n // 5, rng), np.ones(n), n), 1)),
+        ("a batch, n = 8, m = 2: each problem of it", "problems", COUNTS, lambda N: (batch(N, 8, 2, rng), N)),
+    )
+    for panel, (title, label, sizes, case) in zip(axes, panels, strict=True):
+        curves = {}
+        for size in sizes:
+            calls, count = case(size)
+            for solver, records in in_turns(calls, 5).items():
+                show(f"{title[:11]} {size}", solver, records)
+                for kind, taken in zip(("forward", "gradient"), records, strict=True):
+                    if taken:
+                        curves.setdefault((solver, kind), []).append((size, 1e3 * np.median(taken) / count))
+        for (solver, kind), points in curves.items():
+            both = (solver, "gradient") in curves
+            if kind == "gradient" or not both or solver == "kkt_solvers":
+                style = "o-" if kind == "gradient" else "s--"
+                panel.loglog(*zip(*points, strict=True), style, color=COLOURS[solver], label=f"{solver}, {kind}", ms=4)
+        panel.set(title=title, xlabel=label, ylabel="ms")
+        panel.legend(fontsize=7)
+        panel.grid(alpha=0.3)
+    figure.savefig(path)
+
+
+def main(argv=None):
+    """Print the table, or draw the plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plot", help="draw time against size into this file instead")
+    options = parser.parse_args(argv)
+    rng = np.random.default_rng(0)
     print(
         f"{'problem':<22} | {'solver':<15} | {'forward':>9} | {'gradient':>9} | error of the gradient     (times in ms)"
     )
-    compare("dense n=100, m=20", dense_qp(100, 20, generator), generator)
-    compare("dense n=500, m=50", dense_qp(500, 50, generator), generator)
-    compare("portfolio n=500", portfolio(500, generator), generator)
-    compare("SVM dual n=500", svm_dual(500, generator), generator)
+    if options.plot:
+        plotted(options.plot, rng)
+        return
+    compare("dense n=100, m=20", dense_qp(100, 20, rng), rng)
+    compare("dense n=500, m=50", dense_qp(500, 50, rng), rng)
+    compare("portfolio n=500", portfolio(500, rng), rng)
+    compare("SVM dual n=500", svm_dual(500, rng), rng)
     for count, n, m in ((1000, 4, 1), (1000, 8, 2), (1000, 20, 5), (64, 100, 20)):
-        batch(count, n, m, generator)
+        for solver, records in in_turns(batch(count, n, m, rng), 5).items():
+            show(f"{count} dense n={n}, m={m}", solver, records)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ derivative as well: how do prices move when the world does? Here the prices are 
 # %%
 # A small grid
 # ------------
-# Three towns in a triangle. Towns 0 and 1 have power stations, a cheap one and a dear one; town 2 has the demand.
+# Three towns in a triangle. Towns 0 and 1 have power stations, a cheap one and an expensive one; town 2 has the demand.
 # Unknown are the output of both stations and the flows on the three lines. Each town is an equality: what comes in goes
 # out. Physics adds one more: around the triangle, the flows of three equal lines sum to zero.
 import jax
@@ -52,7 +52,7 @@ print("prices", prices(demand, limits))
 
 # %%
 # The line from town 0 to town 2 is full. So town 2 cannot have more of the cheap power, and its price is above that of
-# either station: one more unit there takes *more* than a unit of the dear power, and less of the cheap.
+# either station: one more unit there takes *more* than a unit of the expensive power, and less of the cheap.
 position = np.array([[0.0, 0.0], [2.0, 0.0], [1.0, 1.4]])
 figure, ax = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
 flows = solution.primal[2:]
