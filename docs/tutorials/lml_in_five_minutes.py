@@ -107,6 +107,7 @@ plt.show()
 # %%
 # Where next
 # ----------
-# ``digits.py``, the last tutorial, trains a classifier with this layer; ``subset.py`` chooses features with it. Ready
-# losses, layers for flax and equinox, and hard choices are in :doc:`/reference/kkt_solvers.problems`. The layer is from
+# ``digits.py``, the last tutorial, trains a classifier with this layer; ``subset.py`` chooses features with it. As a
+# layer of a network it is ``LMLLayer`` in ``kkt_solvers.problems.lml_linen``, ``lml_nnx`` (flax) and ``lml_equinox``.
+# Ready losses and hard choices are in :doc:`/reference/kkt_solvers.problems`. The layer is from
 # `Amos, Koltun & Kolter <https://arxiv.org/abs/1906.08707>`__. The next page states a problem of your own.

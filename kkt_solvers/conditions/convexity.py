@@ -14,13 +14,14 @@ _LARGEST = 1e7  # entries of the Hessians of all inequalities, beyond which only
 
 def missing(H: jax.Array, reg: float, size: jax.Array) -> jax.Array:
     """How much must be added to the diagonal of a dense symmetric matrix to make it positive semidefinite: zero; `reg`
-    times `size`, its largest entry or that of a matrix of which it is a block; or infinity, if that is not enough."""
+    times `size`, its largest entry or that of a matrix of which it is a block; or infinity, if that is not enough. Zero
+    also for a matrix that is not finite, as at the edge of a logarithm's domain: it shows nothing."""
     # First each row beside its own size, then beside the largest.
     scale = inverse_root(jnp.max(jnp.abs(H), axis=1))
     more = reg * (scale * scale * size - 1)
     factor, tries = definite(H, scale, jnp.full_like(scale, reg), more, coupling(H), (0, 1))
-    convex = factor.is_definite() | ~is_finite(H)
-    return where(convex, where(tries < 2, 0.0, reg * size), jnp.inf)
+    added = where(factor.is_definite(), where(tries < 2, 0.0, reg * size), jnp.inf)
+    return where(is_finite(H), added, 0.0)
 
 
 def inequalities_are_convex(problem: FlatProblem, x: jax.Array) -> jax.Array:
@@ -37,8 +38,7 @@ def _are_convex(constraints: Curved, y: jax.Array) -> jax.Array:
 
     def convex(weights: jax.Array) -> jax.Array:
         H = constraints.curvature(y, weights)
-        # A Hessian that is not finite, as at the edge of a logarithm's domain, tells nothing.
-        return jnp.isfinite(missing(H, reg, largest(H))) | ~is_finite(H)
+        return jnp.isfinite(missing(H, reg, largest(H)))
 
     if p * y.size**2 > _LARGEST:
         return convex(jnp.ones(p, y.dtype))

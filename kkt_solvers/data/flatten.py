@@ -11,8 +11,7 @@ from jax.experimental.sparse import BCOO
 from jax.flatten_util import ravel_pytree
 
 from kkt_solvers.data.constraints import Affine, AtMost, Equality, Operator, Sum
-from kkt_solvers.data.inequality import settled, with_inequality
-from kkt_solvers.data.marginals import Marginals
+from kkt_solvers.data.inequality import rows_and_values, settled, with_inequality
 from kkt_solvers.data.matrices import Map
 from kkt_solvers.data.objectives import Quadratic, Separable, Smooth
 from kkt_solvers.data.problem import Box, FlatProblem, Problem
@@ -179,12 +178,7 @@ def _flat_equality(problem: Problem, y: Any, n: int, unravel: Any) -> tuple[Any,
             raise ValueError(f"total must be a scalar, got shape {total.shape}; several constraints are an Affine")
         return Sum(total, None if weights is None else _fill(weights, y, "weights")), lambda nu: nu
     if isinstance(equality, Affine):
-        A, b = cast((equality.A, equality.b), dtype)
-        if len(A.shape) != 2 or A.shape[1] != n:
-            raise ValueError(f"A must have shape (m, {n}) for y with {n} entries, got {A.shape}")
-        if b.shape != A.shape[:1]:
-            raise ValueError(f"b must have shape ({A.shape[0]},), one entry for each row of A, got {b.shape}")
-        return Affine(A.typed(dtype) if isinstance(A, Marginals) else A, b), lambda nu: nu
+        return Affine(*rows_and_values(equality.A, equality.b, n, dtype, "A", "b", "m")), lambda nu: nu
     # An affine function h(y) = A y - b: its matrix is its Jacobian anywhere, its right-hand side -h(0).
     args = cast(problem.args, dtype)
 

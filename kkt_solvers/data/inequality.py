@@ -85,13 +85,8 @@ def with_inequality(
     if inequality is None:
         return flat, as_it_is
     if isinstance(inequality, AtMost):
-        G, h = cast((inequality.G, inequality.h), dtype)
-        if len(G.shape) != 2 or G.shape[1] != n:
-            raise ValueError(f"G must have shape (p, {n}) for y with {n} entries, got {G.shape}")
-        if h.shape != G.shape[:1]:
-            raise ValueError(f"h must have shape ({G.shape[0]},) to go with G, got {h.shape}")
-        G = G.typed(dtype) if isinstance(G, Marginals) else as_matrix(G)
-        return (_with_linear(flat, G, h) if h.size else flat), as_it_is
+        G, h = rows_and_values(inequality.G, inequality.h, n, dtype, "G", "h", "p")
+        return (_with_linear(flat, as_matrix(G), h) if h.size else flat), as_it_is
     args = cast(args, dtype)
     shapes = jax.eval_shape(inequality, unravel(flat.box.lower), *args)
     for leaf in jax.tree.leaves(shapes):
@@ -104,6 +99,19 @@ def with_inequality(
     if value.size == 0:
         return flat, unravel_dual
     return _with_curved(flat, inequality, args, unravel, value), unravel_dual
+
+
+def rows_and_values(
+    M: Any, values: Any, n: int, dtype: Any, name: str, right: str, count: str
+) -> tuple[Any, jax.Array]:
+    """A matrix that acts on `n` variables and a value for each of its rows, in this dtype. Raises for wrong shapes."""
+    M, values = cast((M, values), dtype)
+    if len(M.shape) != 2 or M.shape[1] != n:
+        raise ValueError(f"{name} must have shape ({count}, {n}) for y with {n} entries, got {M.shape}")
+    if values.shape != M.shape[:1]:
+        rows = f"({M.shape[0]},), one entry for each row of {name}"
+        raise ValueError(f"{right} must have shape {rows}, got {values.shape}")
+    return M.typed(dtype) if isinstance(M, Marginals) else M, values
 
 
 def _with_linear(flat: FlatProblem, G: Matrix, h: jax.Array) -> FlatProblem:
