@@ -23,7 +23,7 @@ async function visit(page, width) {
   await Promise.all([...root.images].map(image => { image.loading = "eager"; return image.decode().catch(() => 0); }));
   if (root.documentElement.scrollWidth > width + 1) faults.push(`${root.documentElement.scrollWidth} px wide`);
   for (const image of root.images) if (!image.naturalWidth) faults.push("missing image " + image.src);
-  for (const e of root.querySelectorAll("article pre, article table, article img, article code"))
+  for (const e of root.querySelectorAll("article pre, article table, article img, article code, article math"))
     if (e.getBoundingClientRect().right > width + 1 && !inside(e))
       faults.push("beyond the edge: " + e.outerHTML.slice(0, 80));
   return faults.map(fault => `${page} at ${width} px: ${fault}`);
