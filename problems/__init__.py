@@ -15,6 +15,7 @@ from kkt_solvers.problems.maximum_entropy import MaximumEntropy, maximum_entropy
 from kkt_solvers.problems.network import Network
 from kkt_solvers.problems.portfolio import Portfolio, Rebalancing, portfolio, rebalance
 from kkt_solvers.problems.power_flow import EconomicDispatch, OptimalPowerFlow, economic_dispatch, optimal_power_flow
+from kkt_solvers.problems.qcqp import QCQP, qcqp
 from kkt_solvers.problems.regression import (
     BoundedLeastSquares,
     LogisticRegression,
@@ -34,6 +35,7 @@ from kkt_solvers.problems.water_filling import ChannelCapacity, WaterFilling, ch
 
 __all__ = [
     "LML",
+    "QCQP",
     "SVM",
     "BoundedLeastSquares",
     "CappedSimplex",
@@ -81,6 +83,7 @@ __all__ = [
     "optimal_transport",
     "portfolio",
     "predictive_control",
+    "qcqp",
     "quantile_regression",
     "rbf",
     "rebalance",
