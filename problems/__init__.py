@@ -25,6 +25,7 @@ from kkt_solvers.problems.regression import (
     quantile_regression,
 )
 from kkt_solvers.problems.risk_limits import RiskLimited, risk_limited
+from kkt_solvers.problems.robust import RobustLeastSquares, robust_least_squares
 from kkt_solvers.problems.simplex import CappedSimplex, EntropicSimplex, entropic_top_k, soft_top_k, sparsemax
 from kkt_solvers.problems.svm import SVM, DecisionFunction, OneClassSVM, one_class_svm, rbf, svm
 from kkt_solvers.problems.top_k import hard_top_k, straight_through_top_k
@@ -60,6 +61,7 @@ __all__ = [
     "Rebalancing",
     "Regulator",
     "RiskLimited",
+    "RobustLeastSquares",
     "TotalVariation",
     "TrustRegion",
     "WaterFilling",
@@ -89,6 +91,7 @@ __all__ = [
     "rebalance",
     "receding_horizon",
     "risk_limited",
+    "robust_least_squares",
     "sinkhorn_divergence",
     "soft_top_k",
     "sparsemax",
