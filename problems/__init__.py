@@ -7,6 +7,7 @@ from kkt_solvers.problems.equilibrium import (
     chemical_equilibrium,
     standard_gibbs,
 )
+from kkt_solvers.problems.fairness import FairLogisticRegression, fair_logistic_regression
 from kkt_solvers.problems.geometric import GeometricProgram, Posynomial, geometric_program
 from kkt_solvers.problems.isotonic import IsotonicRegression, isotonic_regression
 from kkt_solvers.problems.lml import LML, lml, log_lml
@@ -46,6 +47,7 @@ __all__ = [
     "EconomicDispatch",
     "ElementPotentials",
     "EntropicSimplex",
+    "FairLogisticRegression",
     "GeometricProgram",
     "IsotonicRegression",
     "LogisticRegression",
@@ -70,6 +72,7 @@ __all__ = [
     "chemical_equilibrium",
     "economic_dispatch",
     "entropic_top_k",
+    "fair_logistic_regression",
     "geometric_program",
     "hard_top_k",
     "isotonic_regression",
