@@ -14,6 +14,7 @@ from kkt_solvers.problems.lml import LML, lml, log_lml
 from kkt_solvers.problems.lml_losses import lml_binary_cross_entropy, lml_fenchel_young_loss, lml_loss
 from kkt_solvers.problems.maximum_entropy import MaximumEntropy, maximum_entropy
 from kkt_solvers.problems.network import Network
+from kkt_solvers.problems.network_utility import NetworkUtility, network_utility
 from kkt_solvers.problems.portfolio import Portfolio, Rebalancing, portfolio, rebalance
 from kkt_solvers.problems.power_flow import EconomicDispatch, OptimalPowerFlow, economic_dispatch, optimal_power_flow
 from kkt_solvers.problems.qcqp import QCQP, qcqp
@@ -53,6 +54,7 @@ __all__ = [
     "LogisticRegression",
     "MaximumEntropy",
     "Network",
+    "NetworkUtility",
     "OneClassSVM",
     "OptimalPowerFlow",
     "OptimalTransport",
@@ -83,6 +85,7 @@ __all__ = [
     "log_lml",
     "logistic_regression",
     "maximum_entropy",
+    "network_utility",
     "one_class_svm",
     "optimal_power_flow",
     "optimal_transport",
