@@ -1,6 +1,7 @@
 """Ready-made problems, one file each: a builder of the `Problem` and a verb for those who do not want to know."""
 
 from kkt_solvers.problems.control import PredictiveControl, Regulator, predictive_control, receding_horizon
+from kkt_solvers.problems.design import OptimalDesign, optimal_design
 from kkt_solvers.problems.equilibrium import (
     ChemicalEquilibrium,
     ElementPotentials,
@@ -56,6 +57,7 @@ __all__ = [
     "Network",
     "NetworkUtility",
     "OneClassSVM",
+    "OptimalDesign",
     "OptimalPowerFlow",
     "OptimalTransport",
     "Portfolio",
@@ -87,6 +89,7 @@ __all__ = [
     "maximum_entropy",
     "network_utility",
     "one_class_svm",
+    "optimal_design",
     "optimal_power_flow",
     "optimal_transport",
     "portfolio",
