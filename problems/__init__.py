@@ -1,20 +1,24 @@
 """Ready-made problems, one file each: a builder of the `Problem` and a verb for those who do not want to know."""
 
 from kkt_solvers.problems.control import PredictiveControl, Regulator, predictive_control, receding_horizon
+from kkt_solvers.problems.design import OptimalDesign, optimal_design
 from kkt_solvers.problems.equilibrium import (
     ChemicalEquilibrium,
     ElementPotentials,
     chemical_equilibrium,
     standard_gibbs,
 )
+from kkt_solvers.problems.fairness import FairLogisticRegression, fair_logistic_regression
 from kkt_solvers.problems.geometric import GeometricProgram, Posynomial, geometric_program
 from kkt_solvers.problems.isotonic import IsotonicRegression, isotonic_regression
 from kkt_solvers.problems.lml import LML, lml, log_lml
 from kkt_solvers.problems.lml_losses import lml_binary_cross_entropy, lml_fenchel_young_loss, lml_loss
 from kkt_solvers.problems.maximum_entropy import MaximumEntropy, maximum_entropy
 from kkt_solvers.problems.network import Network
+from kkt_solvers.problems.network_utility import NetworkUtility, network_utility
 from kkt_solvers.problems.portfolio import Portfolio, Rebalancing, portfolio, rebalance
 from kkt_solvers.problems.power_flow import EconomicDispatch, OptimalPowerFlow, economic_dispatch, optimal_power_flow
+from kkt_solvers.problems.qcqp import QCQP, qcqp
 from kkt_solvers.problems.regression import (
     BoundedLeastSquares,
     LogisticRegression,
@@ -24,6 +28,7 @@ from kkt_solvers.problems.regression import (
     quantile_regression,
 )
 from kkt_solvers.problems.risk_limits import RiskLimited, risk_limited
+from kkt_solvers.problems.robust import RobustLeastSquares, robust_least_squares
 from kkt_solvers.problems.simplex import CappedSimplex, EntropicSimplex, entropic_top_k, soft_top_k, sparsemax
 from kkt_solvers.problems.svm import SVM, DecisionFunction, OneClassSVM, one_class_svm, rbf, svm
 from kkt_solvers.problems.top_k import hard_top_k, straight_through_top_k
@@ -34,6 +39,7 @@ from kkt_solvers.problems.water_filling import ChannelCapacity, WaterFilling, ch
 
 __all__ = [
     "LML",
+    "QCQP",
     "SVM",
     "BoundedLeastSquares",
     "CappedSimplex",
@@ -43,12 +49,15 @@ __all__ = [
     "EconomicDispatch",
     "ElementPotentials",
     "EntropicSimplex",
+    "FairLogisticRegression",
     "GeometricProgram",
     "IsotonicRegression",
     "LogisticRegression",
     "MaximumEntropy",
     "Network",
+    "NetworkUtility",
     "OneClassSVM",
+    "OptimalDesign",
     "OptimalPowerFlow",
     "OptimalTransport",
     "Portfolio",
@@ -58,6 +67,7 @@ __all__ = [
     "Rebalancing",
     "Regulator",
     "RiskLimited",
+    "RobustLeastSquares",
     "TotalVariation",
     "TrustRegion",
     "WaterFilling",
@@ -66,6 +76,7 @@ __all__ = [
     "chemical_equilibrium",
     "economic_dispatch",
     "entropic_top_k",
+    "fair_logistic_regression",
     "geometric_program",
     "hard_top_k",
     "isotonic_regression",
@@ -76,16 +87,20 @@ __all__ = [
     "log_lml",
     "logistic_regression",
     "maximum_entropy",
+    "network_utility",
     "one_class_svm",
+    "optimal_design",
     "optimal_power_flow",
     "optimal_transport",
     "portfolio",
     "predictive_control",
+    "qcqp",
     "quantile_regression",
     "rbf",
     "rebalance",
     "receding_horizon",
     "risk_limited",
+    "robust_least_squares",
     "sinkhorn_divergence",
     "soft_top_k",
     "sparsemax",

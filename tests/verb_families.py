@@ -249,6 +249,48 @@ def area(need):
     return problems.Posynomial(jnp.ones(2, need.dtype), sides), [most]
 
 
+def violation_quadratic(y, gradient, factor, radius):
+    size = np.sum(np.einsum("rij,ri->rj", factor, y) ** 2, -1) / 2
+    return np.maximum(size / radius - 1, 0) + 0 * size
+
+
+def violation_robust(b, X, y, upper):
+    # The gradient of |X b - y| + |(b, 1)|.
+    residual, size = np.einsum("rnp,rp->rn", X, b) - y, np.sqrt(1 + np.sum(b**2, 1, keepdims=True))
+    residual /= np.linalg.norm(residual, axis=1, keepdims=True)
+    terms = np.einsum("rnp,rn->rp", np.abs(X), np.abs(residual))
+    return np.max(np.abs(np.einsum("rnp,rn->rp", X, residual) + b / size) / terms, 1)
+
+
+FIRST = np.arange(N)[None] < N // 2
+
+
+def violation_fair(b, X, y, upper):
+    margins = signs(y) * np.einsum("rnp,rp->rn", X, b)
+    return np.maximum(np.mean(np.logaddexp(0, -margins)[:, FIRST[0]], 1) / 0.7 - 1, 0)
+
+
+def draw_flows(rng, rows):
+    routing = (rng.random((rows, A, N)) < 0.3) + 0.0
+    routing[:, np.arange(N) % A, np.arange(N)] = 1
+    return {"routing": routing, "capacity": 10.0 ** rng.uniform(-1, 1, size=(rows, A))}
+
+
+def violation_flows(found, routing, capacity):
+    rates, prices = found
+    used = np.einsum("rln,rn->rl", routing, rates) / capacity
+    paid = rates * np.einsum("rln,rl->rn", routing, prices)
+    return worst(np.max(np.maximum(used - 1, 0), 1), np.max(np.abs(paid - 1), 1), inside(prices, 0.0, np.inf))
+
+
+def violation_design(w, points):
+    M = np.einsum("rnp,rn,rnq->rpq", points, w, points)
+    with np.errstate(all="ignore"):
+        variances = np.einsum("rnp,rpn->rn", points, np.linalg.solve(M, np.moveaxis(points, 1, 2)))
+    beyond = np.maximum(np.max(variances, 1) / B - 1, 0)  # [kiefer1960]: none
+    return worst(sum_to(w, 1.0), inside(w, 0.0, 1.0), beyond * 1e-2)
+
+
 def violation_rebalancing(w, holdings, turnover, **_):
     traded = np.sum(np.abs(w - holdings), 1)
     return worst(sum_to(w, 1.0), inside(w, 0.0, np.inf), np.maximum(traded - turnover, 0))
@@ -263,6 +305,10 @@ def draw_regression(rng, rows):
 
 def signs_of(y):
     return jax.numpy.where(y > 0, 1.0, -1.0).astype(y.dtype)
+
+
+def signs(y):
+    return np.where(y > 0, 1.0, -1.0)
 
 
 def violation_isotonic(fit, y, **_):
@@ -289,7 +335,7 @@ def excess_loss(b, X, y, upper):
 
 
 def violation_svm(found, X, y, **_):
-    labels = np.where(y > 0, 1.0, -1.0)
+    labels = signs(y)
     a = labels * found[0]
     return worst(sum_to(a, 0.0, labels), inside(a, 0.0, 2.0))
 
@@ -406,6 +452,19 @@ VERBS = [
     Verb("geometric_program", lambda rng, rows: {"need": np.exp(rng.normal(size=rows))},
          map_rows(lambda need: problems.geometric_program(*area(need))),
          lambda x, need: equal(x, np.sqrt(need)[:, None] * np.ones(2))),
+    Verb("qcqp", draw_step,
+         map_rows(lambda gradient, factor, radius: problems.qcqp(
+             jnp.ones_like(gradient), gradient, covariance(factor)[None], jnp.zeros_like(gradient)[None],
+             radius[None])), violation_quadratic),
+    Verb("robust_least_squares", call=map_rows(lambda X, y, upper: problems.robust_least_squares(X, y, 1.0)),
+         violation=violation_robust, **REGRESSION),
+    Verb("fair_logistic_regression",
+         call=map_rows(lambda X, y, upper: problems.fair_logistic_regression(X, signs_of(y), FIRST, 0.7, ridge=0.1)),
+         violation=violation_fair, **REGRESSION),
+    Verb("network_utility", draw_flows, map_rows(lambda routing, capacity: problems.network_utility(routing, capacity)),
+         violation_flows),
+    Verb("optimal_design", lambda rng, rows: {"points": rng.normal(size=(rows, N, B))},
+         map_rows(lambda points: problems.optimal_design(points)), violation_design),
     Verb("total_variation",
          lambda rng, rows: {"x": rng.normal(size=(rows, N)), "strength": rng.uniform(0.1, 3, size=rows)},
          map_rows(lambda x, strength: problems.total_variation(x, strength)),

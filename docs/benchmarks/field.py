@@ -3,6 +3,7 @@ that has its name, and gives the name of the tool and a function that solves the
 
 import cantera
 import clarabel
+import field_cones
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,33 +18,6 @@ from scipy.optimize._trustregion_exact import IterativeSubproblem
 from sklearn.svm import SVC, OneClassSVM
 
 
-def by_cones(q, *blocks):
-    """The cone program `q'y, b - A y in cone` of each block `(A, b, cones)`, to 1e-9."""
-    settings = clarabel.DefaultSettings()
-    settings.verbose = False
-    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-9
-    A = sp.vstack([sp.csr_matrix(A) for A, _, _ in blocks]).tocsc()
-    b, cones = np.concatenate([b for _, b, _ in blocks]), [cone for _, _, cones in blocks for cone in cones]
-    P = sp.csc_matrix((len(q), len(q)))
-    return "Clarabel", lambda: clarabel.DefaultSolver(P, np.asarray(q), A, b, cones, settings).solve()
-
-
-def risk_limited(mean, specific, loadings, risk):
-    """The volatility as the norm of the factors and the specific parts of the return."""
-    (n, factors), eye = loadings.shape, sp.eye(len(mean))
-    root = sp.vstack([sp.diags(np.sqrt(specific)), loadings.T])
-    return by_cones(
-        -mean,
-        (np.ones((1, n)), [1.0], [clarabel.ZeroConeT(1)]),
-        (sp.vstack([-eye, eye]), np.r_[np.zeros(n), np.full(n, 0.1)], [clarabel.NonnegativeConeT(2 * n)]),
-        (
-            sp.vstack([sp.csr_matrix((1, n)), -root]),
-            np.r_[risk, np.zeros(n + factors)],
-            [clarabel.SecondOrderConeT(1 + n + factors)],
-        ),
-    )
-
-
 def trust_region(gradient, hessian, radius):
     """The subproblem solver of SciPy's `trust-exact`; by default the radius is met to 10 percent."""
 
@@ -56,20 +30,16 @@ def trust_region(gradient, hessian, radius):
     return "SciPy `trust-exact`, to 1e-9", step
 
 
-def geometric_program(objective, limits):
-    """With a variable for the objective and one for each term, and an exponential cone for each term."""
-    posynomials, n = [objective, *limits], objective.exponents.shape[1]
-    size, at, blocks = n + 1 + sum(len(each.coefficients) for each in posynomials), n + 1, []
-    for i, each in enumerate(posynomials):
-        total = np.zeros((1, size))
-        total[0, at : at + len(each.coefficients)] = 1.0
-        blocks.append((total, [1.0], [clarabel.NonnegativeConeT(1)]))
-        for c, exponents in zip(each.coefficients, each.exponents, strict=True):
-            A = np.zeros((3, size))
-            A[0, :n], A[0, n], A[2, at] = -exponents, float(i == 0), -1.0
-            blocks.append((A, [np.log(c), 1.0, 0.0], [clarabel.ExponentialConeT()]))
-            at += 1
-    return by_cones(np.eye(size)[n], *blocks)
+def optimal_design(points, gap=1e-6):
+    def multiplicative():
+        p, w = points.shape[1], np.full(len(points), 1 / len(points))
+        while True:
+            variances = np.einsum("ij,ji->i", points, np.linalg.solve((points.T * w) @ points, points.T))
+            if variances.max() <= p * (1 + gap):  # that far from the best determinant, at most
+                return w
+            w = w * variances / p
+
+    return "NumPy, multiplicative, to 1e-6", multiplicative
 
 
 def by_clarabel(P, q, A, b, lower, upper):
@@ -280,13 +250,13 @@ def chemical_equilibrium(*_):
 
 
 TOOLS = (
+    *field_cones.TOOLS,
     soft_top_k,
     entropic_top_k,
     portfolio,
     rebalance,
-    risk_limited,
     trust_region,
-    geometric_program,
+    optimal_design,
     svm,
     one_class_svm,
     water_filling,

@@ -74,6 +74,49 @@ def geometric_program(rng):
     return variables, problems.Posynomial(np.ones(terms), rng.normal(size=(terms, n))), limits
 
 
+def robust_least_squares(rng):
+    X, y = regression(rng, 1000, 50)
+    return lambda y, X: problems.robust_least_squares(X, y, 5.0), y, X
+
+
+def fair_logistic_regression(rng):
+    X = rng.normal(size=(1000, 20))
+    minority = (np.arange(1000) < 200) + 0.0
+    slopes = rng.normal(size=20) + rng.normal(size=20) * minority[:, None]
+    labels = np.where(rng.random(1000) < 1 / (1 + np.exp(-np.sum(X * slopes, 1))), 1.0, -1.0)
+
+    def coefficients(limit, X, labels, members):
+        return problems.fair_logistic_regression(X, labels, members, limit, ridge=1.0)
+
+    return coefficients, np.array([0.4]), X, labels, minority[None]
+
+
+def network_utility(rng):
+    links, flows = 50, 200
+    routing = (rng.random((links, flows)) < 0.1) + 0.0
+    routing[np.arange(flows) % links, np.arange(flows)] = 1.0
+    return (
+        lambda capacity, routing: problems.network_utility(routing, capacity).rates,
+        rng.uniform(1, 2, size=links),
+        routing,
+    )
+
+
+def optimal_design(rng):
+    return lambda points: problems.optimal_design(points), rng.normal(size=(200, 5))
+
+
+def qcqp(rng):
+    n, limits = 100, 10
+    roots = rng.normal(size=(limits, n, n)) / np.sqrt(n)
+
+    def solved(q, Ps, qs, rs):
+        return problems.qcqp(jnp.ones(n), q, Ps, qs, rs, lower=-1.0, upper=1.0)
+
+    Ps = np.einsum("pij,pkj->pik", roots, roots)
+    return solved, 3 * rng.normal(size=n), Ps, rng.normal(size=(limits, n)), rng.uniform(5, 10, size=limits)
+
+
 def svm(rng):
     X, digit = load_digits(return_X_y=True)
     X = X / 16
@@ -175,6 +218,11 @@ CASES = {
     "risk_limited, 200 assets, 10 factors": risk_limited,
     "trust_region, n = 200, indefinite": trust_region,
     "geometric_program, 20 variables, 10 posynomials": geometric_program,
+    "robust_least_squares, 1000 x 50": robust_least_squares,
+    "fair_logistic_regression, 1000 x 20": fair_logistic_regression,
+    "network_utility, 50 links, 200 flows": network_utility,
+    "optimal_design, 200 candidates, 5 parameters": optimal_design,
+    "qcqp, n = 100, 10 constraints": qcqp,
     "svm, digits, n = 1797": svm,
     "one_class_svm, digits, n = 1797": one_class_svm,
     "water_filling, n = 1e6": water_filling,
