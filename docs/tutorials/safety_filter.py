@@ -70,7 +70,10 @@ assert (nearest < 0).sum() == 3
 # barrier is ``b = dc/dt + inner c``. While ``b`` is at least zero the clearance falls at a rate of ``inner`` at most,
 # and never below zero. The filter sees to ``b``:
 #
-# .. math:: \min_u \tfrac12 |u - u_{nominal}|^2 \quad \text{s.t.} \quad \dot b + outer \cdot b \ge 0,\ |u_i| \le LIMIT
+# .. math::
+#
+#     \min_u \tfrac12 |u - u_{\text{nominal}}|^2
+#     \quad \text{s.t.} \quad \dot b + \text{outer} \cdot b \ge 0,\ |u_i| \le \text{LIMIT}
 #
 # In steps of ``DT`` the condition is ``b_next >= (1 - DT outer) b``. The next position does not depend on ``u`` and the
 # next velocity is affine in it, so ``b_next`` is affine in ``u``, and the condition is a row of ``G u <= h``. The proof
@@ -133,8 +136,8 @@ def simulate(gains, start):
 # Learn the gains
 # ---------------
 # Four gains are learned, two of the controller and two of the filter, by the gradient through 100 steps from each of
-# four starts. They are functions of free parameters, which keep every gain in the range that the proof needs. Faster is not
-# always possible: gains too large need a slack, which costs. The best gains without any slack are kept.
+# four starts. They are functions of free parameters, which keep every gain in the range that the proof needs. Gains
+# that are too large for the limits of ``u`` need a slack. The cost counts it, and the best gains without any are kept.
 
 
 def gains_of(parameters):
@@ -196,7 +199,7 @@ for i, step in enumerate(0.02 * jnp.eye(4)):
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(1.3, 1), layout="constrained")
 for centre, radius in zip(centres, radii, strict=True):
     left.add_patch(plt.Circle(centre, radius, color="#dddddd"))
-paths = {"without a filter": through, "filtered, first gains": first[2].p, "filtered, learned gains": best[2].p}
+paths = {"no filter, first gains": through, "filtered, first gains": first[2].p, "filtered, learned gains": best[2].p}
 for (name, path), colour in zip(paths.items(), ("#d95f02", "#888888", "#1b6ca8"), strict=True):
     left.plot(*path[0].T, ".-", color=colour, markersize=4, linewidth=1, label=name)
     left.plot(*path[1:].transpose(2, 1, 0), ".-", color=colour, markersize=4, linewidth=1)
