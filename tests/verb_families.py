@@ -280,7 +280,7 @@ def violation_flows(found, routing, capacity):
     rates, prices = found
     used = np.einsum("rln,rn->rl", routing, rates) / capacity
     paid = rates * np.einsum("rln,rl->rn", routing, prices)
-    return worst(np.max(np.maximum(used - 1, 0), 1), np.max(np.abs(paid - 1), 1), inside(prices, 0.0, np.inf))
+    return worst(np.max(np.maximum(used - 1, 0), 1), np.max(np.abs(paid - 1), 1) * 1e-1, inside(prices, 0.0, np.inf))
 
 
 def violation_design(w, points):
