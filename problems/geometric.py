@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import logsumexp
 
 from kkt_solvers import Affine, Box, Problem, solve
@@ -52,6 +53,8 @@ def GeometricProgram(
         inequalities: a `Posynomial` each, at most one.
         equalities: a monomial each, equal to one.
 
+    `dual.inequality` has a sensitivity for each inequality, in a vector.
+
     Raises `ValueError` for shapes that do not fit, for coefficients that are not positive, and for an equality of
     several terms.
 
@@ -76,7 +79,8 @@ def GeometricProgram(
         A = jnp.concatenate([each.exponents for each in equalities])
         affine = Affine(A, -jnp.log(jnp.concatenate([each.coefficients for each in equalities])))
     box = Box(jnp.full(n, -jnp.inf, dtype))  # no bound; it tells the number of variables
-    return Problem(_log_objective, affine, box, (objective, inequalities), _log_values if inequalities else None)
+    stack = _stacked(inequalities) if inequalities else None
+    return Problem(_log_objective, affine, box, (objective, stack), _log_values if inequalities else None)
 
 
 def geometric_program(
@@ -102,12 +106,25 @@ def _logarithm(posynomial: Posynomial, y: jax.Array) -> jax.Array:
     return logsumexp(jnp.log(posynomial.coefficients) + posynomial.exponents @ y)
 
 
-def _log_objective(y: jax.Array, objective: Posynomial, inequalities: tuple[Posynomial, ...]) -> jax.Array:
+def _log_objective(y: jax.Array, objective: Posynomial, inequalities: Posynomial) -> jax.Array:
     return _logarithm(objective, y)
 
 
-def _log_values(y: jax.Array, objective: Posynomial, inequalities: tuple[Posynomial, ...]) -> tuple[jax.Array, ...]:
-    return tuple(_logarithm(each, y) for each in inequalities)
+@full_precision
+def _log_values(y: jax.Array, objective: Posynomial, inequalities: Posynomial) -> jax.Array:
+    there = inequalities.coefficients != 0  # the others fill the rows up; a NaN is there
+    logs = jnp.where(there, jnp.log(jnp.where(there, inequalities.coefficients, 1.0)), -jnp.inf)
+    return logsumexp(logs + inequalities.exponents @ y, axis=1)
+
+
+def _stacked(posynomials: Sequence[Posynomial]) -> Posynomial:
+    """All in one, with a row for each, `(p, terms)` and `(p, terms, n)`; a short one is filled up with zeros. So a
+    program of many posynomials is no longer than one of a few."""
+    sizes = np.array([len(each.coefficients) for each in posynomials])
+    column = np.arange(sizes.max())
+    place = np.where(column < sizes[:, None], np.cumsum(sizes)[:, None] - sizes[:, None] + column, sizes.sum())
+    parts = (jnp.concatenate(each) for each in zip(*posynomials, strict=True))
+    return Posynomial(*(part.at[place].get(mode="fill", fill_value=0) for part in parts))
 
 
 def _checked(posynomial: Posynomial, name: str, n: int) -> Posynomial:
