@@ -123,7 +123,8 @@ for _ in range(STEPS):
 # %%
 # The same by a plain network
 # ---------------------------
-# Two hidden layers of 128, ten times the parameters, with ten times the steps on four times the batch.
+# Two hidden layers of 128, ten times the parameters, with ten times the steps on four times the batch. The learning
+# rate of the layer is the best of a few that we tried; the plain network was not tuned, and is not regularised.
 
 
 class Dense(nn.Module):
@@ -207,7 +208,7 @@ assert scores["unseen grids"][0] > scores["unseen grids"][1] + 0.2
 assert scores["seen grids"][0] > scores["seen grids"][1]
 assert ceiling > 0.95
 assert before.mean() < 0.85
-assert after.min() > 0.9
+assert after.mean() > 0.95
 
 # %%
 # Grey digits of the grid are given; blue is what the layer answers, and orange, in the corner, the plain network.

