@@ -13,6 +13,7 @@ ORDER = [
     "no_derivative",
     "constrained_layer",
     "learned_limits",
+    "hyperparameters",
     "batches",
     "many_machines",
     "from_jaxopt",
