@@ -14,6 +14,8 @@ ORDER = [
     "constrained_layer",
     "learned_limits",
     "hyperparameters",
+    "backtest",
+    "output_layers",
     "batches",
     "many_machines",
     "from_jaxopt",
