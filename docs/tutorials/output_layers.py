@@ -182,7 +182,7 @@ for (picture, bars), row in zip(axes, shown, strict=True):
     bars.axhline(0.5, color="0.7", linewidth=1)
     bars.set_xticks(range(CLASSES))
     bars.set_ylabel("answer")
-axes[0, 1].legend(fontsize=8)
+axes[0, 1].legend(fontsize=8, loc="upper right")
 plt.show()
 
 # %%
