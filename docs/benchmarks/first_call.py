@@ -15,7 +15,7 @@ Run it with
 
 All but the last are time of the CPU, which is that of the clock on one core that is idle. The import and the start of
 JAX, about the same in all processes, are printed apart. `--x64` computes in float64, and names of rows as arguments
-measure these only.
+measure these only. The last rows are other packages, qpax where it is installed.
 
 `--ahead` prints the parts of the first call instead, and what another process pays that is handed its result:
 
@@ -31,6 +31,7 @@ Its last rows are the `init` of a flax module that solves a quadratic program, e
 
 import argparse
 import functools
+import importlib
 import importlib.util
 import math
 import os
@@ -102,6 +103,20 @@ def functions():
     def choose(scores):
         return lml(scores, 5)
 
+    eye, zero, one = jnp.eye(N), jnp.zeros(N), jnp.ones(N)
+    ends = jnp.concatenate([b, zero]), jnp.concatenate([b, one])
+
+    def box_osqp(q):
+        solver = importlib.import_module("jaxopt").BoxOSQP(tol=1e-6)
+        return solver.run(params_obj=(P, q), params_eq=jnp.concatenate([A, eye]), params_ineq=ends).params.primal[0]
+
+    def qpax(q):
+        rows = jnp.concatenate([eye, -eye]), jnp.concatenate([one, zero])
+        return importlib.import_module("qpax").solve_qp_primal(P, q, A, b, *rows)
+
+    peers = {"QP by jaxopt's BoxOSQP": box_osqp} | ({"QP by qpax": qpax} if importlib.util.find_spec("qpax") else {})
+    named = {f"{name}, gradient": (gradient(peer), q) for name, peer in peers.items()}
+    named |= {f"{name}, gradient of a batch": (batch(peer), qs) for name, peer in peers.items()}
     return {
         "softmax, gradient": (gradient(jax.nn.softmax), scores),
         "lml": (choose, scores),
@@ -123,6 +138,7 @@ def functions():
         "curved inequality": (curved, q),
         "curved inequality, gradient": (gradient(curved), q),
         "curved inequality, gradient of a batch": (batch(curved), qs),
+        **named,
     }
 
 

@@ -235,7 +235,7 @@ try:
 except ValueError as error:
     message = str(error)
 print(message)
-assert message == "dual.inequality must have 2 entries, got 3"
+assert message == "dual.inequality must have 2 entries, got 3; start from a solution of the same shape"
 
 # %%
 # Keep a row for every disc, and set its ``h`` to infinity where the disc is far away: an infinite entry is no
