@@ -30,7 +30,9 @@ the batches. Each seed, model and accuracy has a learning rate of its own: the b
 pictures, whose labels are as bad as those of the training. So the intervals over the seeds contain the choice of the
 rate and of the split. They say what to expect of another split of these images, not of other images.
 
-@FINDINGS@
+Measured: with two digits LML is better, by 2.0 points in top-1 and by 2.8 in top-2. With wrong labels softmax is
+better in top-1, by 2.3 points, and top-3 shows no clear difference. These four verdicts were the same for the seeds
+1000 to 1019 and with other rounding (``XLA_FLAGS=--xla_cpu_enable_fast_math=true``, ``--xla_cpu_max_isa=SSE4_2``).
 
 The layer and this loss: Amos, Koltun & Kolter, "The Limited Multi-Label Projection Layer", arXiv:1906.08707.
 """
