@@ -217,7 +217,9 @@ def flat_dual(flat: FlatProblem, dual: Dual | None) -> Dual | None:
             continue
         vector = jnp.concatenate([jnp.ravel(leaf) for leaf in leaves]).astype(y.dtype)
         if vector.size != size:
-            raise ValueError(f"dual.{name} must have {size} entries, got {vector.size}; start from a solution of the same shape")
+            raise ValueError(
+                f"dual.{name} must have {size} entries, got {vector.size}; start from a solution of the same shape"
+            )
         parts.append(vector)
     nu, lower, upper, own = parts
     if p:  # the multiplier of an inequality is that of its row, and that of its slack variable's bound

@@ -47,7 +47,12 @@ def test_digits(tmp_path, capsys):
     assert (tmp_path / "digits.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("name", ["own_solver", "lml_in_five_minutes"])  # test_site runs all of them, with the site
+APART = {"digits", "subset"}  # which have tests of their own, below
+SLOW = {"qp_layer", "learned_limits"}  # which test_site runs, with all others
+TUTORIALS = sorted({path.stem for path in ROOT.glob("docs/tutorials/*.py")} - APART - SLOW)
+
+
+@pytest.mark.parametrize("name", TUTORIALS)
 def test_tutorial(name, monkeypatch):
     from matplotlib import pyplot
 

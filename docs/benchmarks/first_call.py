@@ -104,19 +104,17 @@ def functions():
         return lml(scores, 5)
 
     eye, zero, one = jnp.eye(N), jnp.zeros(N), jnp.ones(N)
-    ends = jnp.concatenate([b, zero]), jnp.concatenate([b, one])
 
     def box_osqp(q):
+        ends = jnp.concatenate([b, zero]), jnp.concatenate([b, one])
         solver = importlib.import_module("jaxopt").BoxOSQP(tol=1e-6)
         return solver.run(params_obj=(P, q), params_eq=jnp.concatenate([A, eye]), params_ineq=ends).params.primal[0]
 
     def qpax(q):
-        rows = jnp.concatenate([eye, -eye]), jnp.concatenate([one, zero])
-        return importlib.import_module("qpax").solve_qp_primal(P, q, A, b, *rows)
+        G, h = jnp.concatenate([eye, -eye]), jnp.concatenate([one, zero])
+        return importlib.import_module("qpax").solve_qp_primal(P, q, A, b, G, h)
 
     peers = {"QP by jaxopt's BoxOSQP": box_osqp} | ({"QP by qpax": qpax} if importlib.util.find_spec("qpax") else {})
-    named = {f"{name}, gradient": (gradient(peer), q) for name, peer in peers.items()}
-    named |= {f"{name}, gradient of a batch": (batch(peer), qs) for name, peer in peers.items()}
     return {
         "softmax, gradient": (gradient(jax.nn.softmax), scores),
         "lml": (choose, scores),
@@ -138,7 +136,8 @@ def functions():
         "curved inequality": (curved, q),
         "curved inequality, gradient": (gradient(curved), q),
         "curved inequality, gradient of a batch": (batch(curved), qs),
-        **named,
+        **{f"{name}, gradient": (gradient(peer), q) for name, peer in peers.items()},
+        **{f"{name}, gradient of a batch": (batch(peer), qs) for name, peer in peers.items()},
     }
 
 
