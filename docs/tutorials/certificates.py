@@ -50,9 +50,9 @@ plt.show()
 # %%
 # Reading it
 # ----------
-# ``solution.residuals`` holds relative numbers: how far the point is from stationary, from the equality, from the box, from
-# complementarity, the duality gap, and, in a problem with inequalities, how far these are violated. ``SOLVED`` means that
-# all of them are below the tolerance.
+# ``solution.residuals`` holds relative numbers: how far the point is from stationary, from the equality, from the box,
+# from complementarity, the duality gap, and, in a problem with inequalities, how far these are violated. ``SOLVED``
+# means that all of them are below the tolerance.
 for name, value in vars(solutions["PrimalDual"].residuals).items():
     print(f"{name:16}", "none" if value is None else f"{float(value):.1e}")
 
