@@ -182,7 +182,9 @@ def _arguments(X: Any, y: Any, lower: Any, upper: Any, ridge: Any, name: str = "
     dtype = float_dtype(X, y, lower, upper, ridge) if name == "y" else float_dtype(X, lower, upper, ridge)
     X, y, lower, upper, ridge = cast((X, y, lower, upper, ridge), dtype)
     lower, upper, ridge = _broadcast(p, lower, upper, ridge)
-    ridge = _checks.where_valid(ridge, f"ridge must be nonnegative, got {ridge}", lambda xp, ridge: ridge >= 0)
+    ridge = _checks.where_valid(
+        ridge, lambda ridge: f"ridge must be nonnegative, got {ridge.min():g}", lambda xp, ridge: ridge >= 0
+    )
     return X, y, _checks.in_order(lower, upper), upper, ridge
 
 
