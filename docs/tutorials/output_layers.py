@@ -207,7 +207,7 @@ assert message == "k must lie between 0 and the number of scores, 10; got 20.0"
 #
 #     y = sparsemax(x)                                # sum one, many zeros
 #     y = cap * entropic_top_k(x, 1 / cap)            # sum one, none above cap
-#     y = projections.entropic(jax.nn.softmax(x), 1.0, upper=caps)    # a cap for each entry of one row
+#     y = projections.entropic(jax.nn.softmax(x), 1.0, upper=caps)    # a cap for each entry
 #     y = lml(x, k)                                   # sum k, none above one
 #
 #     slope = y - t                                   # of the Fenchel-Young loss of each, in x
