@@ -251,7 +251,9 @@ def area(need):
 
 def violation_quadratic(y, gradient, factor, radius):
     size = np.sum(np.einsum("rij,ri->rj", factor, y) ** 2, -1) / 2
-    return np.maximum(size / radius - 1, 0) + 0 * size
+    matrix = np.abs(np.einsum("rij,rkj->rik", factor, factor))
+    terms = np.einsum("ri,rik,rk->r", np.abs(y), matrix, np.abs(y)) / 2 + radius
+    return np.maximum(size - radius, 0) / terms
 
 
 def violation_robust(b, X, y, upper):

@@ -173,12 +173,18 @@ def plotted(found, path):
 
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
-    figure, axes = plt.subplots(1, len(found), figsize=(3.4 * len(found), 3.4), squeeze=False, layout="constrained")
-    for panel, (name, (axis, sizes, columns, slopes)) in zip(axes[0], found.items(), strict=True):
-        for kind, times, rate, style in zip(KINDS, columns, slopes, ("o-", "s--", "^:"), strict=True):
-            panel.loglog(sizes, times, style, label=f"{kind}, slope {rate:.1f}", markersize=4)
+    columns = min(3, len(found))
+    rows = -(-len(found) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.4 * columns, 3.4 * rows), squeeze=False, layout="constrained")
+    for panel in axes.flat[len(found) :]:
+        panel.remove()
+    for panel, (name, (axis, sizes, times, slopes)) in zip(axes.flat, found.items(), strict=False):
+        for kind, of_kind, rate, style in zip(KINDS, times, slopes, ("o-", "s--", "^:"), strict=True):
+            panel.loglog(sizes, of_kind, style, label=f"{kind}, slope {rate:.1f}", markersize=4)
         panel.set(title=name.replace(": ", "\n"), xlabel=axis, ylabel="ms")
+        panel.xaxis.set_minor_formatter(NullFormatter())
         panel.legend(fontsize=7)
         panel.grid(alpha=0.3)
     figure.savefig(path)
