@@ -73,8 +73,8 @@ np.testing.assert_allclose([jax.grad(clipped)(q0) for q0 in (-1e-3, 0.0, 1e-3)],
 # %%
 # The other kind
 # --------------
-# Multipliers need not be unique either. Say the same thing twice, and nobody can tell which of the two constraints has
-# the price. The primal does not mind. ``smallest_pivot`` tells: it is at rounding level.
+# Multipliers need not be unique either. If a constraint is stated twice, its price can be split between the two in any
+# way. The primal is unaffected. ``smallest_pivot`` shows the dependence: it is at rounding level.
 twice = kkt.Problem(kkt.Quadratic(jnp.eye(3), -start), kkt.Affine(jnp.ones((2, 3)), jnp.ones(2)), kkt.Box(0.0))
 once = kkt.Problem(kkt.Quadratic(jnp.eye(3), -start), kkt.Affine(jnp.ones((1, 3)), jnp.ones(1)), kkt.Box(0.0))
 for name, case in (("once", once), ("twice", twice)):
