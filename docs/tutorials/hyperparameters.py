@@ -182,7 +182,7 @@ try:
 except ValueError as error:
     message = str(error)
 print(message)
-assert message == "ridge must be nonnegative, got [-0.005  0.005]"
+assert message == "ridge must be nonnegative, got -0.005"
 
 # %%
 # What to copy
