@@ -251,3 +251,17 @@ def test_duplicates_are_summed(x64):
         lambda A: jnp.sum(jnp.asarray([2.0, 3.0]) * kkt.Affine(A, jnp.ones(2)).product(jnp.ones(2))), allow_int=True
     )(bcoo(entries, (2, 2))).data
     np.testing.assert_array_equal(data, [2.0, 2.0, 2.0, 3.0, 3.0])
+
+
+def test_a_batch_of_small_programs_shares_a_sparse_matrix(rng, x64):
+    A = sp.eye(4, 12, format="csr")
+    b = rng.uniform(0.1, 0.9, size=(3, 4))
+
+    def primal(b):
+        problem = kkt.Problem(kkt.Quadratic(np.ones(12), -np.ones(12)), kkt.Affine(A, b), kkt.Box(0.0, 1.0))
+        return kkt.solve(problem, solver=kkt.InteriorPoint()).primal
+
+    y = jax.jit(jax.vmap(primal))(b)
+    np.testing.assert_allclose(y, np.concatenate([b, np.ones((3, 8))], axis=1), atol=1e-8)
+    slope = jax.jit(jax.vmap(jax.jacobian(primal)))(b)
+    np.testing.assert_allclose(slope, np.tile(np.eye(12, 4), (3, 1, 1)), atol=1e-8)

@@ -97,7 +97,7 @@ def one_by_one(
     def call_batch(size: int, batched: Any, *args: Any) -> tuple[Any, Any]:
         leaves, structure = jax.tree.flatten(args)
         own = jax.tree.leaves(batched)
-        axes = structure.unflatten([0 if o else None for o in own])
+        axes = [0 if o else None for o in own]
         shapes = [leaf.shape[1:] if o else leaf.shape for leaf, o in zip(leaves, own, strict=True)]
         largest = max((dimension for shape in shapes for dimension in shape), default=1)
 
@@ -109,6 +109,16 @@ def one_by_one(
             rest = iter(mine)
             return structure.unflatten([next(rest) if o else leaf for o, leaf in zip(own, leaves, strict=True)])
 
+        def each(function: Callable[..., Any], length: int, *before: None) -> Callable[..., Any]:
+            """`function` for each instance, of flat leaves: `jax.vmap` takes no tree of axes for a sparse matrix. What
+            stands before the leaves is the same for all."""
+            first = len(before)
+
+            def of_leaves(*flat: Any) -> Any:
+                return function(*flat[:first], *structure.unflatten(flat[first:]))
+
+            return jax.vmap(of_leaves, in_axes=(*before, *axes), axis_size=length)
+
         def sequential(*leaves: jax.Array) -> Any:
             return jax.lax.map(lambda mine: call(*arguments(mine, leaves)), of_instances(leaves))
 
@@ -116,17 +126,18 @@ def one_by_one(
             assert small is not None
             chunks = max(1, math.ceil(size / min(max(_CACHE // largest**2, _CHUNK[0]), _CHUNK[1])))
             length, mine = math.ceil(size / chunks), of_instances(leaves)
-            chunk = jax.vmap(small, in_axes=(None, *axes), axis_size=length)
+            chunk = each(small, length, None)
             if chunks == 1:
-                return chunk(jnp.zeros((), jnp.int32), *structure.unflatten(leaves))[0]
+                return chunk(jnp.zeros((), jnp.int32), *leaves)[0]
 
             def of_index(left: jax.Array, index: jax.Array) -> tuple[Any, jax.Array]:
-                return chunk(left, *arguments([leaf[index] for leaf in mine], leaves))
+                rest = iter(mine)
+                return chunk(left, *(next(rest)[index] if o else leaf for o, leaf in zip(own, leaves, strict=True)))
 
             return _queued(of_index, size, length, length // _LEFT if chunks >= _FROM else 0)
 
         def together(*leaves: jax.Array) -> Any:
-            return jax.vmap(function, in_axes=axes, axis_size=size)(*structure.unflatten(leaves))
+            return each(function, size)(*leaves)
 
         on_cpu = lockstep if small and largest <= SMALL else sequential
         if by_first and not own[0]:
