@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from kkt_solvers import Affine, Problem, Sum, solve
 from kkt_solvers.numerics.arrays import cast, floating, full_precision
 from kkt_solvers.problems import _checks
-from kkt_solvers.problems.regression import LogisticRegression
+from kkt_solvers.problems.regression import LogisticRegression, _logistic_losses
 
 
 def FairLogisticRegression(
@@ -51,7 +51,7 @@ def FairLogisticRegression(
     ([0.00], [2.00])
     """
     base = LogisticRegression(X, labels, lower, upper, equality=equality, ridge=ridge)
-    X, labels, ridge = base.args
+    X = base.args[0]
     members = floating(members, "members")
     if members.ndim != 2 or members.shape[1] != len(X):
         raise ValueError(f"members must have shape (groups, {len(X)}), a column for each row of X, got {members.shape}")
@@ -62,7 +62,7 @@ def FairLogisticRegression(
     message = f"limit must be positive and finite, got {limit}; a group without a limit needs no row of members"
     limit = _checks.where_valid(limit, message, lambda xp, limit: (limit > 0) & (limit < xp.inf))
     members, limit = cast((members, limit), X.dtype)
-    return Problem(_total_loss, base.equality, base.box, (X, labels, ridge, members, limit), _beyond)
+    return Problem(base.objective, base.equality, base.box, (*base.args, members, limit), _beyond)
 
 
 def fair_logistic_regression(
@@ -94,15 +94,6 @@ def fair_logistic_regression(
 
 
 @full_precision
-def _losses(b: jax.Array, X: jax.Array, labels: jax.Array) -> jax.Array:
-    return jax.nn.softplus(-labels * (X @ b))
-
-
-def _total_loss(b: jax.Array, X: jax.Array, labels: jax.Array, ridge: jax.Array, *_: Any) -> jax.Array:
-    return jnp.sum(_losses(b, X, labels)) + 0.5 * jnp.vdot(ridge * b, b)
-
-
-@full_precision
 def _beyond(b: jax.Array, X: jax.Array, labels: jax.Array, ridge: Any, members: Any, limit: Any) -> jax.Array:
     """By how much the mean loss of each group exceeds its limit."""
-    return members @ _losses(b, X, labels) / jnp.sum(members, axis=1) - limit
+    return members @ _logistic_losses(b, X, labels) / jnp.sum(members, axis=1) - limit

@@ -193,5 +193,11 @@ def _broadcast(n: int, *vectors: jax.Array) -> list[jax.Array]:
     return [jnp.broadcast_to(cast(value, dtype), n) for value in vectors]
 
 
-def _logistic_loss(b: jax.Array, X: jax.Array, labels: jax.Array, ridge: jax.Array) -> jax.Array:
-    return jnp.sum(jax.nn.softplus(-labels * (X @ b))) + 0.5 * jnp.vdot(ridge * b, b)
+@full_precision
+def _logistic_losses(b: jax.Array, X: jax.Array, labels: jax.Array) -> jax.Array:
+    """The loss of each observation."""
+    return jax.nn.softplus(-labels * (X @ b))
+
+
+def _logistic_loss(b: jax.Array, X: jax.Array, labels: jax.Array, ridge: jax.Array, *_: Any) -> jax.Array:
+    return jnp.sum(_logistic_losses(b, X, labels)) + 0.5 * jnp.vdot(ridge * b, b)
