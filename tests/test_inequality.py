@@ -258,3 +258,40 @@ def test_progress(x64):
     assert [row[0] for row in sorted(rows)] == list(range(1, int(solution.iterations) + 1))
     assert sorted(rows)[-1][2] < 1e-8 < sorted(rows)[0][2]
     np.testing.assert_allclose(sorted(rows)[-1][1], solution.objective)
+
+
+GAINS, SIZES = np.array([3.0, 2.0, 1.5, 1.0, 2.5, 0.2]), np.array([0.5, 0.3, 0.2, 0.1, 0.6, 0.1])
+CAPS = np.array([2.0, 2.0, 1.0, 1.5, 2.0, 1.0])
+
+
+def returns(y, gains, sizes, most):
+    return -jnp.sum(gains * jnp.log1p(y))
+
+
+def risk(y, gains, sizes, most):
+    return jnp.sum(sizes * y**2) - most
+
+
+def test_rows_without_a_solution_end_and_harm_no_other(dtype):
+    """A line search went on for ever at 6.8, 8.0 and 9.4, where its condition rounded differently in two places: see
+    test_loops.py, as that depends on what the compiler makes of the program."""
+
+    gains, sizes, caps = (jnp.asarray(array, dtype) for array in (GAINS, SIZES, CAPS))
+
+    def allocated(total):
+        problem = kkt.Problem(returns, kkt.Sum(total), kkt.Box(0.0, caps), (gains, sizes, 1.8), risk)
+        return kkt.solve(problem, jnp.zeros(6, dtype))
+
+    totals = np.array([3.0, 6.8, 5.0, 8.0, 9.4, 12.0], dtype)
+    found = jax.jit(jax.vmap(allocated))(totals)
+    infeasible, solved = int(kkt.Status.PRIMAL_INFEASIBLE), int(kkt.Status.SOLVED)
+    np.testing.assert_array_equal(found.status, np.where(totals > 6, infeasible, solved))
+    for total, y in zip(totals[totals < 6], found.primal[totals < 6], strict=True):
+        limits = (
+            {"type": "eq", "fun": lambda y, total=total: np.sum(y) - total},
+            {"type": "ineq", "fun": lambda y: 1.8 - SIZES @ y**2},
+        )
+        settings = {"bounds": [(0, cap) for cap in CAPS], "constraints": limits, "options": {"ftol": 1e-12}}
+        start = np.full(6, total / 6)
+        expected = scipy.optimize.minimize(lambda y: -GAINS @ np.log1p(y), start, method="SLSQP", **settings).x
+        np.testing.assert_allclose(y, expected, atol=1e-4)

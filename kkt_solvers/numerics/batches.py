@@ -1,4 +1,9 @@
-"""Rules for batches (`jax.vmap`) that differ from the rules for a single instance."""
+"""Rules for batches (`jax.vmap`) that differ from the rules for a single instance.
+
+One rule has no code here: **the condition of a loop compares and combines what is in the state, and computes nothing.**
+Under `vmap` JAX evaluates a condition twice, to leave the loop and to keep the instances that are finished. If it
+computes with floating-point numbers the two may round differently, and then the loop never ends (jax 0.10.2).
+"""
 
 import math
 from collections.abc import Callable
@@ -71,10 +76,15 @@ def _queued(chunk: Callable[..., tuple[Any, jax.Array]], size: int, length: int,
 
 
 def one_by_one(
-    function: Callable[..., Any], *, by_first: bool = False, small: Callable[..., Any] | None = None
+    function: Callable[..., Any],
+    *,
+    by_first: bool = False,
+    small: Callable[..., Any] | None = None,
+    everywhere: bool = False,
 ) -> Callable[..., Any]:
     """`function` of arrays, mapped over a batch one instance after the other on a CPU; elsewhere a batch stays one.
     With `by_first` it stays one also where the first argument is the same for all: one matrix, many right-hand sides.
+    With `everywhere` it does so on no device: for loops of others, whose conditions compute.
 
     On a CPU this costs nothing: every instance stays in the cache and stops on its own, and `lax.cond` computes one
     branch only. A batched LAPACK call would use the threads of XLA's pool and wait for them in a thread of the same
@@ -104,10 +114,10 @@ def one_by_one(
         def of_instances(leaves: Any) -> list[jax.Array]:
             return [leaf for o, leaf in zip(own, leaves, strict=True) if o]
 
-        def arguments(mine: Any, leaves: Any) -> Any:
-            """All arguments, with the leaves `mine` in place of those that have a batch axis."""
+        def with_own(mine: Any, leaves: Any) -> list[jax.Array]:
+            """The leaves of all arguments, with `mine` in place of those that have a batch axis."""
             rest = iter(mine)
-            return structure.unflatten([next(rest) if o else leaf for o, leaf in zip(own, leaves, strict=True)])
+            return [next(rest) if o else leaf for o, leaf in zip(own, leaves, strict=True)]
 
         def each(function: Callable[..., Any], length: int, *before: None) -> Callable[..., Any]:
             """`function` for each instance, of flat leaves: `jax.vmap` takes no tree of axes for a sparse matrix. What
@@ -120,7 +130,7 @@ def one_by_one(
             return jax.vmap(of_leaves, in_axes=(*before, *axes), axis_size=length)
 
         def sequential(*leaves: jax.Array) -> Any:
-            return jax.lax.map(lambda mine: call(*arguments(mine, leaves)), of_instances(leaves))
+            return jax.lax.map(lambda mine: call(*structure.unflatten(with_own(mine, leaves))), of_instances(leaves))
 
         def lockstep(*leaves: jax.Array) -> Any:
             assert small is not None
@@ -131,18 +141,15 @@ def one_by_one(
                 return chunk(jnp.zeros((), jnp.int32), *leaves)[0]
 
             def of_index(left: jax.Array, index: jax.Array) -> tuple[Any, jax.Array]:
-                rest = iter(mine)
-                return chunk(left, *(next(rest)[index] if o else leaf for o, leaf in zip(own, leaves, strict=True)))
+                return chunk(left, *with_own([leaf[index] for leaf in mine], leaves))
 
             return _queued(of_index, size, length, length // _LEFT if chunks >= _FROM else 0)
 
-        def together(*leaves: jax.Array) -> Any:
-            return each(function, size)(*leaves)
-
+        together = each(function, size)
         on_cpu = lockstep if small and largest <= SMALL else sequential
         if by_first and not own[0]:
             out = one_by_one(together, by_first=True)(*leaves)
-        elif jax.default_backend() == "cpu":
+        elif everywhere or jax.default_backend() == "cpu":
             out = on_cpu(*leaves)
         else:  # the CPU may still be where it runs
             out = jax.lax.platform_dependent(*leaves, cpu=on_cpu, default=together)

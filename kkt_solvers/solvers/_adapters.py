@@ -15,6 +15,7 @@ from kkt_solvers.data.objectives import Quadratic
 from kkt_solvers.data.problem import FlatProblem
 from kkt_solvers.data.solution import Dual, Status
 from kkt_solvers.numerics.arrays import longer
+from kkt_solvers.numerics.batches import one_by_one
 from kkt_solvers.solvers._base import Solver
 from kkt_solvers.solvers.interior_point import polished
 
@@ -86,6 +87,9 @@ class Jaxopt(Solver):
             object.__setattr__(self, field, value)
 
     def run(self, problem: FlatProblem, init: jax.Array, dual: Dual | None = None) -> Result:
+        return one_by_one(self._run, everywhere=True)(problem, init)  # the conditions of line searches compute
+
+    def _run(self, problem: FlatProblem, init: jax.Array) -> Result:
         from kkt_solvers.solvers import _jaxopt
 
         tol = default_tolerance(init.dtype) if self.tol is None else self.tol

@@ -78,6 +78,7 @@ class _State(NamedTuple):
     now: _Point
     best: _Point
     smallest: jax.Array  # the residual of the best point
+    good: jax.Array  # whether that point is within the tolerance
     mark: jax.Array  # what it was when it last fell by half, and the iterations since
     since: jax.Array
     failures: jax.Array  # steps in a row that did not move the point beyond rounding
@@ -147,11 +148,13 @@ def dual_newton(
         better, halved = new < state.smallest, (new <= 0.5 * state.mark) & jnp.isfinite(new)
         candidates = -scale * jnp.stack([following.s, d, -following.slope])
         infeasible, ray = when_any(~halved, lambda: proved(candidates), (jnp.zeros((), bool), state.ray))
-        report(state.iterations + 1, objective(following.y), absolute(following))
+        off = absolute(following)
+        report(state.iterations + 1, objective(following.y), off)
         return _State(
             following,
             tree_where(better, following, state.best),
             jnp.where(better, new, state.smallest),
+            jnp.where(better, off <= tol, state.good),
             jnp.where(halved, new, state.mark),
             jnp.where(halved, 0, state.since + 1),
             jnp.where(far | jnp.isfinite(state.cap), 0, state.failures + 1),
@@ -163,8 +166,7 @@ def dual_newton(
         )
 
     def unfinished(state: _State) -> jax.Array:
-        good = absolute(state.best) <= tol
-        enough = good & (state.since >= jnp.where(state.smallest <= tol, 2, _PATIENCE))
+        enough = state.good & (state.since >= jnp.where(state.smallest <= tol, 2, _PATIENCE))
         return (
             (state.smallest > rounding)
             & ~enough
@@ -193,13 +195,14 @@ def dual_newton(
     cap = jnp.where(steepness(first) > _TAME * reach, 1e3 * reach, infinite)
     first = when_any(jnp.isfinite(cap), lambda: at(first.s, cap), first)
     smallest = residual(first)
-    report(jnp.zeros((), jnp.int32), objective(first.y), absolute(first))
+    off = absolute(first)
+    report(jnp.zeros((), jnp.int32), objective(first.y), off)
     none, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
     damping = jnp.asarray(_DAMPING, dtype)
-    start = _State(first, first, smallest, smallest, none, none, damping, first.s, no, cap, none)
+    start = _State(first, first, smallest, off <= tol, smallest, none, none, damping, first.s, no, cap, none)
     final = jax.lax.while_loop(unfinished, step, start)
     stopped = jnp.where(final.iterations < max_iterations, Status.INACCURATE, Status.MAX_ITERATIONS)
-    converged = (absolute(final.best) <= tol) & jnp.isfinite(final.smallest)
+    converged = final.good & jnp.isfinite(final.smallest)
     claim = jnp.where(converged, Status.SOLVED, stopped)
     claim = jnp.where(final.infeasible, Status.PRIMAL_INFEASIBLE, claim)
     return final.best.y, jnp.where(final.infeasible, final.ray, -final.best.s * scale), final.iterations, claim

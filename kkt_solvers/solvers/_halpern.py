@@ -164,17 +164,14 @@ def _norm(product: Callable[[jax.Array], jax.Array], like: jax.Array) -> jax.Arr
     """The largest eigenvalue of a positive semidefinite matrix by power iteration, plus the error of the iteration."""
 
     def step(state: Any) -> Any:
-        v, _, _, count = state
+        v, _, _, count, _ = state
         image = product(v)
         following = jnp.vdot(v, image)
         error = jnp.linalg.norm(image - following * v)
         size = jnp.linalg.norm(image)
-        return image / jnp.where(size > 0, size, 1.0), following, error, count + 1
+        rough = error > 1e-2 * following
+        return image / jnp.where(size > 0, size, 1.0), following, error, count + 1, rough
 
-    def rough(state: Any) -> jax.Array:
-        _, value, error, count = state
-        return (count < 200) & (error > 1e-2 * value)
-
-    start = _random_direction(like), jnp.zeros((), like.dtype), jnp.asarray(jnp.inf, like.dtype), 0
-    _, value, error, _ = jax.lax.while_loop(rough, step, start)
+    start = _random_direction(like), jnp.zeros((), like.dtype), jnp.asarray(jnp.inf, like.dtype), 0, jnp.ones((), bool)
+    _, value, error, *_ = jax.lax.while_loop(lambda state: state[4] & (state[3] < 200), step, start)
     return value + error

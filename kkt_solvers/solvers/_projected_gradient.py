@@ -52,8 +52,9 @@ class ProjectedGradient(Solver):
     def run(
         self, problem: FlatProblem, init: jax.Array, dual: Dual | None = None
     ) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
-        # In step every projection of a batch would take as many iterations as the longest one, in every step.
-        return one_by_one(self._run)(problem, init)
+        # In step every projection of a batch would take as many iterations as the longest one, in every step. And the
+        # condition of jaxopt's line search computes.
+        return one_by_one(self._run, everywhere=True)(problem, init)
 
     def _run(self, problem: FlatProblem, init: jax.Array) -> tuple[jax.Array, Dual, jax.Array, jax.Array]:
         from kkt_solvers.solvers._jaxopt import projected_gradient

@@ -24,8 +24,8 @@ class _Sweep(NamedTuple):
     u: jax.Array
     v: jax.Array
     error: jax.Array  # of the sums of rows, relative to the total
-    rate: jax.Array  # by which the last sweep reduced it
     made: jax.Array
+    worth: jax.Array  # whether another sweep is
 
 
 def scaled_potentials(objective: Separable, A: Marginals, target: jax.Array) -> jax.Array:
@@ -39,11 +39,10 @@ def scaled_potentials(objective: Separable, A: Marginals, target: jax.Array) -> 
         v = where(columns > 0, columns / (now.u @ K), 1.0)
         sums = K @ v
         error = relative(jnp.sum(jnp.abs(now.u * sums - rows)), jnp.sum(rows))
-        return _Sweep(where(rows > 0, rows / sums, 1.0), v, error, error / now.error, now.made + 1)
-
-    def worth(now: _Sweep) -> jax.Array:
-        left = jnp.log(small / now.error) / jnp.log(jnp.minimum(now.rate, 1 - small))
-        return (now.error > small) & (now.made < _MOST) & ((now.made < _LEAST) | (left < _WORTH))
+        rate, made = error / now.error, now.made + 1
+        left = jnp.log(small / error) / jnp.log(jnp.minimum(rate, 1 - small))
+        worth = (error > small) & (made < _MOST) & ((made < _LEAST) | (left < _WORTH))
+        return _Sweep(where(rows > 0, rows / sums, 1.0), v, error, made, worth)
 
     def stage(state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         _, g, e = state
@@ -55,9 +54,9 @@ def scaled_potentials(objective: Separable, A: Marginals, target: jax.Array) -> 
         sums = jnp.sum(reference * jnp.exp(z - top), axis=1)
         f = e * (where((rows > 0) & (sums > 0), jnp.log(rows / sums), 0.0) - top[:, 0])
         K = reference * jnp.exp(f[:, None] / e + z)
-        one = jnp.ones_like(epsilon)
-        start = _Sweep(jnp.ones_like(f), jnp.ones_like(g), one, one, jnp.zeros((), jnp.int32))
-        end = jax.lax.while_loop(worth, lambda now: sweep(K, now), start)
+        none, going = jnp.zeros((), jnp.int32), jnp.ones((), bool)
+        start = _Sweep(jnp.ones_like(f), jnp.ones_like(g), jnp.ones_like(epsilon), none, going)
+        end = jax.lax.while_loop(lambda now: now.worth, lambda now: sweep(K, now), start)
         return f + e * jnp.log(end.u), g + e * jnp.log(end.v), e
 
     # One stage at least; the first epsilon is a fraction of the spread of the costs.

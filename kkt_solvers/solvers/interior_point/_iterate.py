@@ -218,20 +218,23 @@ def backtracked(
     before = merit(p, rest)
     floor = 10 * eps * (1 + largest(target))  # below it the merit is rounding
 
-    def too_long(state: Any) -> jax.Array:
-        size, _, after, _, tries = state
-        enough = after <= jnp.maximum((1 - 0.01 * size) * before * (1 + 10 * eps), floor)
-        return (tries < 2) | (~enough & (tries < _BACKTRACKS))
-
-    def shorter(state: Any) -> Any:
-        *now, tries = state
+    def tried(state: Any) -> Any:
+        *now, tries, _ = state
         size, curved, after, _ = now
         size, curved = where(tries < 2, 1.0, 0.5 * size), where(tries < 2, tries == 0, curved)
         q = _moved(bounds, p, d.step, size, curved)
         reached = merit(q, conditions(q))
         keep = (tries == 1) & ~(reached <= after)
-        return *tree_where(keep, now, [size, curved, reached, q]), tries + 1
+        size, curved, after, q = tree_where(keep, now, [size, curved, reached, q])
+        enough = after <= jnp.maximum((1 - 0.01 * size) * before * (1 + 10 * eps), floor)
+        return size, curved, after, q, tries + 1, (tries < 1) | (~enough & (tries + 1 < _BACKTRACKS))
 
-    start = jnp.ones_like(before), jnp.ones((), bool), jnp.full_like(before, jnp.inf), p, where(skip, _BACKTRACKS, 0)
-    *_, following, _ = jax.lax.while_loop(too_long, shorter, start)
-    return following
+    start = (
+        jnp.ones_like(before),
+        jnp.ones((), bool),
+        jnp.full_like(before, jnp.inf),
+        p,
+        jnp.zeros((), jnp.int32),
+        ~skip,
+    )
+    return jax.lax.while_loop(lambda state: state[5], tried, start)[3]

@@ -81,14 +81,15 @@ def path_direction(
         ds = where(has, both(dy), 0.0)
         d = jax.tree.map(jnp.add, d, Iterate(dy, dnu, ds, where(has, (product - p.z * ds) / p.slack, 0.0)))
 
-        def shorter(size: jax.Array) -> jax.Array:
-            return 0.7 * size
-
-        def too_long(size: jax.Array) -> jax.Array:
+        def tried(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            size, _ = state
             slack = follower.at(p, d, rest[1], size, jnp.ones_like(size)).slack
-            return ~jnp.all(where(has, slack, 0.0) >= 0) & (size > 1e-4)
+            too_long = ~jnp.all(where(has, slack, 0.0) >= 0) & (size > 1e-4)
+            return where(too_long, 0.7 * size, size), too_long
 
-        size = jax.lax.while_loop(too_long, shorter, where(predictor & ~plain, 0.999 * follower.longest(p, d), 0.0))
+        asked = predictor & ~plain
+        begin = where(asked, 0.999 * follower.longest(p, d), 0.0), asked
+        size, _ = jax.lax.while_loop(lambda state: state[1], tried, begin)
         q = advance(bounds, p, d, size, size)
         bend = follower.rows(q) - (1 - size) * rest[1]
         sigma = where(predictor, jnp.clip((1 - size) ** 2, _LEAST, 1.0), sigma)
@@ -123,19 +124,16 @@ def followed(
     def at(size: jax.Array) -> Iterate:
         return follower.at(p, d.step, rest[1], size, eta)
 
-    def too_long(state: tuple[jax.Array, jax.Array]) -> jax.Array:
-        size, tries = state
+    def tried(state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        size, tries, _ = state
         q = at(size)
         left, _ = conditions(q)
         gap = bounds.gap(q)
         good = jnp.all(where(has, q.slack - (1 - keep) * p.slack, 0.0) >= 0)
         good &= jnp.min(follower.products(q)) >= centred * gap
         good &= is_finite(left) & (largest(room * left) <= jnp.maximum((1 - 0.1 * size * eta) * slope, _GAPS * gap))
-        return ~good & (tries < _TRIES)
+        more = ~good & (tries + 1 < _TRIES)
+        return where(good, size, where(more, 0.5 * size, 0.0)), tries + 1, more
 
-    def shorter(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return 0.5 * state[0], state[1] + 1
-
-    start = keep * d.primal, where(skip, _TRIES, 0)
-    size, tries = jax.lax.while_loop(too_long, shorter, start)
-    return at(where(tries < _TRIES, size, 0.0))
+    start = where(skip, 0.0, keep * d.primal), jnp.zeros((), jnp.int32), ~skip
+    return at(jax.lax.while_loop(lambda state: state[2], tried, start)[0])
