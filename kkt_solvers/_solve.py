@@ -246,12 +246,13 @@ def _finish(
     if not isinstance(flat.objective, Separable) or smoothing is not None:
         (flat, _), (stopped, dual) = with_a_row(flat, None), with_a_row(stopped, dual)
     tolerance = default_tolerance(primal.dtype) if tol is None else tol
-    primal = settled(stopped, primal)
+    claim = jnp.asarray(converged)
+    if flat.slacks:  # those of a ray tell how fast an inequality gets away from its bound, not how far it is
+        primal = where(claim == int(Status.DUAL_INFEASIBLE), primal, settled(stopped, primal))
     dual = complete_dual(stopped, primal, dual)
     if flat.slacks:  # a ray has no slack variables' multipliers yet
-        ray = jnp.asarray(converged) == int(Status.PRIMAL_INFEASIBLE)
-        dual = tree_where(ray, dual, settled_dual(stopped, dual))
-    verdict = certify(stopped, primal, dual, converged, tolerance, sound)
+        dual = tree_where(claim == int(Status.PRIMAL_INFEASIBLE), dual, settled_dual(stopped, dual))
+    verdict = certify(stopped, primal, dual, claim, tolerance, sound)
     status, dual = verdict.status, verdict.dual
     live = where(is_differentiable(status), 1.0, jnp.nan).astype(primal.dtype)
     point = Point(verdict.y, dual.equality, dual.lower, dual.upper, live)

@@ -226,6 +226,10 @@ def vector_valued(y):
     return y
 
 
+def weighed(y, weights):
+    return jnp.sum(weights * y**2)
+
+
 EYE = np.eye(3)
 
 
@@ -236,6 +240,10 @@ EYE = np.eye(3)
         (lambda: kkt.Problem(f, equality=3.0), TypeError, "equality must be"),
         (lambda: kkt.Problem(f, box=(0, 1)), TypeError, "box must be a Box"),
         (lambda: kkt.Problem(f, args=1.0), TypeError, "args must be a tuple"),
+        (lambda: kkt.Problem(f, args=(1.0,)), TypeError, r"objective must take y and each of the 1 args.* of \(y\)"),
+        (lambda: kkt.Problem(weighed, inequality=f, args=(1.0,)), TypeError, "inequality must take y and"),
+        (lambda: kkt.Problem(weighed, f, args=(1.0,)), TypeError, "equality must take y and"),
+        (lambda: kkt.Box([0.0, None], 1.0), TypeError, "lower must be .* write -inf or inf where there is no bound"),
         (lambda: kkt.Affine(lambda y: y, [0.0]), TypeError, "A must be a matrix"),
         (lambda: kkt.Separable(3.0), TypeError, "phi must be"),
         (lambda: kkt.Separable(f, complement=f), ValueError, "complement needs a minimiser"),
@@ -264,6 +272,11 @@ EYE = np.eye(3)
             "total must be",
         ),
         (lambda: kkt.solve(kkt.Problem(f, box=kkt.Box([0.0, 0.0], 1.0)), jnp.zeros(3)), ValueError, "lower has shape"),
+        (  # named before the function meets an array of the wrong shape
+            lambda: kkt.solve(kkt.Problem(weighed, box=kkt.Box(0.0, np.ones(3)), args=(np.ones(3),)), jnp.zeros(4)),
+            ValueError,
+            r"upper has shape \(3,\)",
+        ),
         (lambda: kkt.solve(kkt.Problem(f, box=kkt.Box(1.0, 0.0)), jnp.zeros(3)), ValueError, "lower is above upper"),
         (lambda: kkt.solve(kkt.Problem(f, box=kkt.Box(np.nan, 0.0)), jnp.zeros(3)), ValueError, "lower has a NaN"),
         (

@@ -72,8 +72,8 @@ def structure_of_y(problem: Problem, init: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), like)
 
 
-def _fill(value: Any, y: Any, name: str) -> jax.Array:
-    """A scalar, an array or a pytree like `y`, broadcast to `y` and ravelled."""
+def _like(value: Any, y: Any, name: str) -> Any:
+    """A scalar, an array or a pytree like `y`, as a pytree whose leaves broadcast to those of `y`."""
     if _is_array(value):
         value = jax.tree.map(lambda _: value, y)
     if jax.tree.structure(value) != jax.tree.structure(y):
@@ -82,12 +82,16 @@ def _fill(value: Any, y: Any, name: str) -> jax.Array:
             f"{name} is {jax.tree.structure(value)}"
         )
 
-    def one(leaf: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
+    for leaf, like in zip(jax.tree.leaves(value), jax.tree.leaves(y), strict=True):
         if broadcast(leaf.shape, like.shape) != like.shape:
             raise ValueError(f"{name} has shape {leaf.shape}, which does not broadcast to y of shape {like.shape}")
-        return jnp.broadcast_to(leaf, like.shape).ravel()
+    return value
 
-    parts = jax.tree.leaves(jax.tree.map(one, value, y))
+
+def _fill(value: Any, y: Any, name: str) -> jax.Array:
+    """What `_like` takes, broadcast to `y` and ravelled."""
+    full = jax.tree.map(lambda leaf, like: jnp.broadcast_to(leaf, like.shape).ravel(), _like(value, y, name), y)
+    parts = jax.tree.leaves(full)
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
 
@@ -100,6 +104,8 @@ def hoisted(problem: Problem, init: Any) -> Problem:
     """The problem with all traced values that its functions close over made into leaves."""
     objective, equality, inequality = problem.objective, problem.equality, problem.inequality
     y = structure_of_y(problem, init)
+    for name in ("lower", "upper"):  # before a function meets a `y` of the wrong shape
+        _like(getattr(problem.box, name), y, name)
     arguments = jax.tree.map(
         lambda leaf: (
             jax.ShapeDtypeStruct(jnp.shape(leaf), jax.tree.leaves(y)[0].dtype)

@@ -1,7 +1,9 @@
 """`Problem` and its parts: data only, no algorithm."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 import jax
@@ -92,6 +94,9 @@ class Problem:
             raise TypeError(f"box must be a Box, got {type(box).__name__}; write kkt.Box(lower, upper)")
         if not isinstance(args, tuple):
             raise TypeError(f"args must be a tuple, got {type(args).__name__}; write args=(value,)")
+        for name, function in (("objective", objective), ("equality", equality), ("inequality", inequality)):
+            if not isinstance(function, (Objective, Equality, AtMost, NoneType)):
+                _check_arguments(function, name, args)
         object.__setattr__(self, "objective", objective)
         object.__setattr__(self, "equality", equality)
         object.__setattr__(self, "box", box)
@@ -129,6 +134,20 @@ class FlatProblem:
     def rows(self) -> Matrix:
         """The matrix of the equality, by structure."""
         return as_matrix(self.equality.rows(self.box.lower.size))
+
+
+def _check_arguments(function: Any, name: str, args: tuple[Any, ...]) -> None:
+    try:
+        signature = inspect.signature(function, follow_wrapped=False)  # a wrapper may add or drop some
+    except (TypeError, ValueError):  # some builtins have none
+        return
+    try:
+        signature.bind(None, *args)
+    except TypeError:
+        raise TypeError(
+            f"{name} must take y and each of the {len(args)} args, got a function of {signature}; objective, equality "
+            "and inequality get the same args"
+        ) from None
 
 
 def _number(leaf: Any) -> Any:

@@ -42,7 +42,7 @@ _MESSAGES = {
     Status.DUAL_INFEASIBLE: "the objective is unbounded below on the feasible set; derivatives are NaN",
     Status.INVALID: (
         "the data are not those of a convex problem (a NaN, an infinite coefficient, lower > upper, or an objective "
-        "found not to be convex); results are NaN"
+        "or inequality found not to be convex; an inequality is at most zero where it holds); results are NaN"
     ),
     Status.NUMERICAL_ERROR: (
         "the point is not finite or is far from satisfying the KKT conditions; derivatives are NaN. Check that the "

@@ -35,8 +35,11 @@ def floating(value: Any, name: str) -> jax.Array:
         if isinstance(value, (str, bytes)):
             raise TypeError("text")
         array = jnp.asarray(value)
-    except TypeError as error:
-        raise TypeError(f"{name} must be a number or an array of numbers, got {type(value).__name__}") from error
+    except (TypeError, ValueError) as error:
+        got = type(value).__name__
+        if isinstance(value, (list, tuple)) and any(entry is None for entry in value):
+            got += " with a None; where there is no bound write -inf or inf"
+        raise TypeError(f"{name} must be a number or an array of numbers, got {got}") from error
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise TypeError(f"{name} must be real, got {array.dtype}; pass the real and imaginary parts separately")
     if jnp.issubdtype(array.dtype, jnp.floating):
@@ -221,6 +224,11 @@ def signs(like: jax.Array) -> jax.Array:
 def relative(size: jax.Array, unit: jax.Array) -> jax.Array:
     """`size / unit` of nonnegative numbers; zero where both are, and infinite for a NaN."""
     return sizes(size / jnp.maximum(unit, jnp.finfo(size.dtype).tiny))
+
+
+def power_of_two(size: jax.Array) -> jax.Array:
+    """The power of two nearest to a positive number: what is scaled by it is not rounded. (`exp2` is, by XLA.)"""
+    return jnp.ldexp(jnp.ones_like(size), jnp.round(jnp.log2(size)).astype(jnp.int32))
 
 
 def inverse_root(size: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ from kkt_solvers.data.objectives import Separable
 from kkt_solvers.data.problem import Box, FlatProblem
 from kkt_solvers.data.sizes import middle_of_box
 from kkt_solvers.data.solution import Dual, Status
-from kkt_solvers.numerics.arrays import largest, relative, tree_where
+from kkt_solvers.numerics.arrays import largest, power_of_two, relative, tree_where
 from kkt_solvers.numerics.batches import when_any
 from kkt_solvers.numerics.progress import report
 from kkt_solvers.solvers._base import Solver, separable
@@ -99,7 +99,7 @@ def dual_newton(
         y = minimise_elementwise(objective, jnp.zeros_like(lower), lower, upper)
         return y, equality.target, jnp.zeros((), jnp.int32), jnp.asarray(Status.SOLVED)
     size = problem.equality.row_sizes()
-    scale = 2.0 ** -jnp.round(jnp.log2(jnp.where(size > 0, size, 1.0)))  # exact
+    scale = 1 / power_of_two(jnp.where(size > 0, size, 1.0))
     A = problem.rows if isinstance(problem.rows, Marginals) else problem.rows.densified()
     A = A.scaled(scale, jnp.ones((), dtype))
     sizes, target = A.absolute(), scale * jnp.ravel(equality.target)

@@ -14,7 +14,7 @@ from kkt_solvers.data.problem import Box, FlatProblem
 from kkt_solvers.data.sizes import unit_of_data
 from kkt_solvers.data.slacks import WithSlacks
 from kkt_solvers.data.stages import BlockDiagonal
-from kkt_solvers.numerics.arrays import largest, tree_where, where
+from kkt_solvers.numerics.arrays import largest, power_of_two, tree_where, where
 
 _ROUNDS = 10
 
@@ -76,14 +76,14 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, structured: bool) -> 
         scaled = Quadratic(P.congruent(d, c), c * d * objective.q)
     elif isinstance(objective, Smooth):
         unit = _no_less_than_init(problem, init, unit_of_data(problem))
-        unit = jnp.exp2(jnp.round(jnp.log2(unit)))  # a power of two
+        unit = power_of_two(unit)
         d, e = unit * d, e / unit
         at = jnp.clip(jnp.clip(init, -unit, unit), problem.box.lower, problem.box.upper)
         _, terms = gradient_and_terms(objective, at, problem.box)
         slope, bend = (largest(where(jnp.isfinite(term), term, 0)) for term in terms)
         # By the curvature, if there is any: a slope that is the same for all may be of any size.
         size = unit * where(bend > float(jnp.finfo(init.dtype).eps) ** 0.5 * slope, bend, slope)
-        c = jnp.exp2(-jnp.round(jnp.log2(where((size > 0) & jnp.isfinite(size), size, 1.0))))
+        c = 1 / power_of_two(where((size > 0) & jnp.isfinite(size), size, 1.0))
         scaled = Smooth(_scaled_function, (c, unit, objective), as_it_is, objective.size)
     if not problem.is_quadratic and problem.slacks:
         d, e = _with_slacks(problem, init, d, e)

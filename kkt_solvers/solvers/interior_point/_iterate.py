@@ -53,9 +53,10 @@ class Bounds(NamedTuple):
         return jnp.vdot(p.slack, p.z) / self.number
 
 
-def bounds_of(problem: FlatProblem) -> Bounds:
+def bounds_of(problem: FlatProblem, moves: jax.Array) -> Bounds:
+    """Which coordinates move only bounds as they were given can tell: equal ones may differ after they are scaled, where
+    the compiler forms them in different places."""
     lower, upper = problem.box.lower, problem.box.upper
-    moves = lower != upper
     has = jnp.stack([lower > -_INFINITE, upper < _INFINITE]) & moves
     return Bounds(lower, upper, moves.astype(lower.dtype), has, jnp.maximum(jnp.sum(has), 1).astype(lower.dtype))
 

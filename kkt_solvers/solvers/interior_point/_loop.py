@@ -68,7 +68,7 @@ _EARLY, _IDENTIFIED, _NEARLY, _RETRY = 1e-1, 1e-5, 1e-2, 1e-3
 def run(problem: FlatProblem, convex: jax.Array, init: jax.Array, best: Any, warm: bool, setting: Setting) -> State:
     """The last state. `best` is any point and its residual, in the terms of the problem; `warm` says that its active
     set is to be tried first."""
-    method = Method(problem, bounds_of(problem), setting)
+    method = Method(problem, bounds_of(problem, setting.moves), setting)
     now = unbounded_start(problem, method.bounds) if method.quadratic else inside(problem, method.bounds, init)
     if problem.slacks and not method.quadratic:
         now = centred(problem, method.bounds, now)

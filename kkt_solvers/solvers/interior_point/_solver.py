@@ -105,6 +105,7 @@ class InteriorPoint(Solver):
             scaled=lambda y, dual: _scaled(problem, scales, y, dual),
             proves=proves,
             told=told,
+            moves=problem.box.lower != problem.box.upper,
             tol=tol,
             max_iterations=self.max_iterations,
             polish=self.polish,

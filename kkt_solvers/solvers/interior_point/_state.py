@@ -46,6 +46,7 @@ class Setting(NamedTuple):
     scaled: Callable[..., Iterate]  # the way back: a point in the terms of the problem as an iterate
     proves: Callable[..., Any]  # (y, nu, rays) -> whether nu, at y, and which rays prove that there is no solution
     told: Callable[..., None]
+    moves: jax.Array  # the coordinates whose bounds differ
     tol: float
     max_iterations: int
     polish: bool
