@@ -95,6 +95,28 @@ def test_an_instance_that_is_not_a_number_changes_no_bit_of_the_others(x64, rng)
         np.testing.assert_array_equal(np.asarray(this)[others], np.asarray(that)[others])
 
 
+def steep(y, unit, tilt):
+    return jnp.sum(jnp.cosh(y / unit - tilt))
+
+
+def test_equal_bounds_stay_equal_when_they_are_scaled(dtype, rng):
+    """Scaled in two places of a program they may be rounded differently, and a fixed variable then seems free."""
+
+    def solved(value, tilt, total):
+        held = jnp.arange(N) < N // 2
+        box = kkt.Box(jnp.where(held, value, 0.0), jnp.where(held, value, 2e6))
+        return kkt.solve(kkt.Problem(steep, kkt.Sum(total), box, (1e6, tilt)))
+
+    value = 1e6 * rng.uniform(0.1, 1.9, size=(COUNT, N))
+    tilt, total = rng.normal(size=(COUNT, N)), value.sum(axis=1)
+    data = [part.astype(dtype) for part in (value, tilt, total)]
+    together = jax.jit(jax.vmap(solved))(*data)
+    np.testing.assert_array_equal(together.status, int(kkt.Status.SOLVED))
+    apart = jax.jit(lambda data: jax.lax.map(lambda one: solved(*one), data))(data)
+    np.testing.assert_allclose(together.primal, apart.primal, atol=2e-2 if dtype == np.float64 else 2e3)
+    np.testing.assert_array_equal(together.primal[:, : N // 2], data[0][:, : N // 2])
+
+
 def test_slow_instances_queue_up_again():
     """One in fifty takes a hundred rounds and not ten; it is left behind by its chunk, and none is lost."""
 

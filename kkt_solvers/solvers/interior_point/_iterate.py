@@ -54,8 +54,8 @@ class Bounds(NamedTuple):
 
 
 def bounds_of(problem: FlatProblem, moves: jax.Array) -> Bounds:
-    """Which coordinates move only bounds as they were given can tell: equal ones may differ after they are scaled, where
-    the compiler forms them in different places."""
+    """`moves` is told by bounds as they were given: equal ones may differ once they are scaled, where the compiler
+    forms them in different places."""
     lower, upper = problem.box.lower, problem.box.upper
     has = jnp.stack([lower > -_INFINITE, upper < _INFINITE]) & moves
     return Bounds(lower, upper, moves.astype(lower.dtype), has, jnp.maximum(jnp.sum(has), 1).astype(lower.dtype))
