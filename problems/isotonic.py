@@ -12,6 +12,7 @@ them: with the active set fixed, their sum over a block, at whose ends no force 
 of y there, or a bound.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -71,6 +72,11 @@ def isotonic_regression(y: Any, weights: Any = None, lower: Any = -jnp.inf, uppe
     y, weights, lower, upper = _arguments(y, weights, lower, upper)
     if lower.size > 1 or upper.size > 1:
         return _checks.solved(solve(IsotonicRegression(y, weights, lower, upper)))[::2]
+    return _by_minorant(y, weights, lower, upper)
+
+
+@functools.partial(jax.jit, inline=True)  # so that compiled code is found again
+def _by_minorant(y: jax.Array, weights: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
     dtype = y.dtype
     computed = jnp.promote_types(dtype, jnp.float32)
     y, weights, lower, upper = (value.astype(computed) for value in (y, weights, lower.ravel(), upper.ravel()))

@@ -12,6 +12,7 @@ their sum between two jumps says that y is the mean of x there, moved by the for
 every entry of that solution towards zero by `sparsity` [friedman2007].
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -72,7 +73,11 @@ def total_variation(x: Any, strength: Any, sparsity: Any = 0.0) -> jax.Array:
 
     Source: [johnson2013].
     """
-    x, strength, sparsity = _arguments(x, strength, sparsity)
+    return _fused_lasso(*_arguments(x, strength, sparsity))
+
+
+@functools.partial(jax.jit, inline=True)  # so that compiled code is found again
+def _fused_lasso(x: jax.Array, strength: jax.Array, sparsity: jax.Array) -> jax.Array:
     dtype = x.dtype
     x, strength, sparsity = cast((x, strength, sparsity), jnp.promote_types(dtype, jnp.float32))
     frozen = jax.lax.stop_gradient((x, strength))

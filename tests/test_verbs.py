@@ -78,7 +78,7 @@ def compiles_no_more(verb):
     assert len(compiled) == before
 
 
-@pytest.mark.parametrize("name", ["lml", "soft_top_k"])
+@pytest.mark.parametrize("name", ["lml", "soft_top_k", "isotonic_regression", "total_variation"])
 def test_no_compiling_on_the_third_call(name):
     compiles_no_more(next(verb for verb in VERBS if verb.name == name))
 

@@ -470,8 +470,9 @@ VERBS = [
     Verb("total_variation",
          lambda rng, rows: {"x": rng.normal(size=(rows, N)), "strength": rng.uniform(0.1, 3, size=rows)},
          map_rows(lambda x, strength: problems.total_variation(x, strength)),
-         lambda y, x, strength: worst(sum_to(y, np.sum(x, -1)), inside(y, np.min(x, -1, keepdims=True),
-                                                                       np.max(x, -1, keepdims=True)))),
+         lambda y, x, strength: worst(  # the sum may be small beside its terms
+             sum_to(np.concatenate([y, -x], -1), 0.0),
+             inside(y, np.min(x, -1, keepdims=True), np.max(x, -1, keepdims=True)))),
     Verb("rebalance", draw_portfolio,
          map_rows(lambda mean, factor, upper, holdings, turnover: problems.rebalance(
              mean, covariance(factor), holdings, turnover)), violation_rebalancing),
