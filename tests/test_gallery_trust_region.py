@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import references
 import scipy.optimize
+from verb_families import draw_step
 
 import kkt_solvers as kkt
 from kkt_solvers.problems import TrustRegion, trust_region
@@ -100,3 +101,15 @@ def test_ridge_regression_of_a_given_norm(rng, x64):
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_sphere_that_is_met_early(x64):
+    """Iterates must not get to the sphere long before the slope is gone: from there steps are short."""
+    drawn = {name: value[1403] for name, value in draw_step(np.random.default_rng(0), 10_000).items()}
+    gradient, B, radius = drawn["gradient"], drawn["factor"] @ drawn["factor"].T, drawn["radius"]
+    solution = kkt.solve(TrustRegion(gradient, B, radius))
+    assert solution.status == kkt.Status.SOLVED
+    assert solution.iterations <= 20
+    expected, price = secular(gradient, B, radius)
+    np.testing.assert_allclose(solution.primal, expected, atol=1e-9)
+    np.testing.assert_allclose(solution.dual.inequality, price, rtol=1e-8)

@@ -105,6 +105,20 @@ def test_one_bad_row_harms_no_other():
     assert np.max(logistic_root(jnp.asarray(x), jnp.full((3, 1), 2.0)).sweeps) < 10
 
 
+def test_weights_that_sum_to_k_but_for_rounding(rng, dtype):
+    """All there is, or an ulp less or more: beside a score of +inf, whose weight is taken off both."""
+    rows, n = 2000, 12
+    weights = np.exp(rng.normal(size=(rows, n))).astype(dtype)
+    x = np.zeros((rows, n), dtype)
+    x[::2, 0] = np.inf
+    k = np.sum(weights, axis=1, dtype=np.float64).astype(dtype)
+    y = np.asarray(
+        jax.jit(lambda x, k, weights: lml(x, k, weights=weights))(x, np.nextafter(k, np.zeros_like(k)), weights)
+    )
+    assert np.all((y >= 0) & (y <= 1))
+    np.testing.assert_allclose(np.sum(weights * (1 - y), axis=1) / k, 0.0, atol=8 * np.finfo(dtype).eps)
+
+
 def test_forbidden_entries(x64):
     x = jnp.asarray([1.0, -jnp.inf, 0.0, 2.0])
     y, dx, _ = _value_and_gradient(x, 2.0, jnp.arange(4.0))

@@ -65,7 +65,8 @@ def logistic_root(
         return value if w is None else value * w
 
     limits = _limits(points, height, row_sum)
-    everything, nothing = k >= limits.below, (k <= 0) | (k <= limits.above)
+    # The differences are what is shared out below: where they are rounded to the same number all of it is.
+    everything, nothing = k - limits.above >= limits.below - limits.above, (k <= 0) | (k <= limits.above)
     settled = everything | nothing
     band = _narrow(points, height, k, limits, settled, _BAND / unit, row_sum)
     part = where(band.below > band.above, (k - band.above) / (band.below - band.above), 0.0)

@@ -14,13 +14,14 @@ import jax.numpy as jnp
 
 from kkt_solvers.data.constraints import Curved
 from kkt_solvers.data.problem import FlatProblem
-from kkt_solvers.numerics.arrays import is_finite, largest, where
+from kkt_solvers.numerics.arrays import largest, where
 from kkt_solvers.solvers.interior_point._iterate import Bounds, Direction, Iterate, Solve, advance, both
 
 _CENTRED = 1e-3  # the least product of slack and multiplier, relative to their mean, that a step may lead to
 _LEAST = 1e-3  # the least part of the mean product that a step aims at
 _TO_BOUNDARY = 0.9  # the part of the way to the nearest bound that a step may go, at least
 _GAPS = 10.0  # what is left of the slope may be so many gaps
+_LAG = 0.3  # the mean product may not fall below this part of what a step aims at while the slope is larger
 _TRIES = 30
 
 
@@ -127,11 +128,12 @@ def followed(
     def tried(state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         size, tries, _ = state
         q = at(size)
-        left, _ = conditions(q)
-        gap = bounds.gap(q)
+        left, gap = largest(room * conditions(q)[0]), bounds.gap(q)
         good = jnp.all(where(has, q.slack - (1 - keep) * p.slack, 0.0) >= 0)
         good &= jnp.min(follower.products(q)) >= centred * gap
-        good &= is_finite(left) & (largest(room * left) <= jnp.maximum((1 - 0.1 * size * eta) * slope, _GAPS * gap))
+        good &= left <= jnp.maximum((1 - 0.1 * size * eta) * slope, _GAPS * gap)
+        # Where curvature takes a slack variable before the slope is gone, the iterates would crawl along the bound.
+        good &= (gap >= _LAG * (1 - size * eta) * mu) | (left <= _GAPS * gap)
         more = ~good & (tries + 1 < _TRIES)
         return where(good, size, where(more, 0.5 * size, 0.0)), tries + 1, more
 
