@@ -25,7 +25,7 @@ def names(solution):
 
 
 # ------------------------------------------------------------------------------ functions that are not affine
-def cost(y):
+def cost(y, *args):
     return y[0] + y[1]
 
 
@@ -189,11 +189,43 @@ def test_a_start_without_curvature(power, rng, x64):
     np.testing.assert_allclose(solution.primal, expected, atol=1e-6)
 
 
+def flat(y, R, q):
+    return jnp.sum((R @ y) ** 2) + q @ y
+
+
+def soft(y, R, q):
+    return jnp.sum(jax.nn.softplus(R @ y)) + q @ y
+
+
+def round_cone(y, R, q):
+    return 0.1 * jnp.sqrt(1 + jnp.sum((R @ y) ** 2)) + q @ y
+
+
+def strip(y, R, q):
+    return (R[0] @ y) ** 2 - 1.0
+
+
+@pytest.mark.parametrize(("objective", "inequality"), [(flat, None), (soft, strip), (round_cone, None)])
+def test_functions_that_fall_for_ever_are_not_solved(objective, inequality, dtype, rng):
+    """`q'd < 0` with `A d = 0` and `R d = 0`: an iterate may go so far that nothing seems left beside it."""
+    count, n = 50, 6
+    R, A, q = (rng.normal(size=(count, *shape)).astype(dtype) for shape in ((2, n), (1, n), (n,)))
+
+    def solved(R, A, q):
+        problem = kkt.Problem(objective, kkt.Affine(A, jnp.ones(1)), args=(R, q), inequality=inequality)
+        return kkt.solve(problem, jnp.zeros(n)).status
+
+    status = jax.jit(jax.vmap(solved))(R, A, q)
+    assert not np.any((status == kkt.Status.SOLVED) | (status == kkt.Status.INVALID))
+    assert np.mean(status == kkt.Status.NUMERICAL_ERROR) > (0.9 if dtype == np.float64 else 0.4)
+
+
 def test_an_infimum_that_is_not_attained_is_not_solved(x64):
     solution = kkt.solve(kkt.Problem(lambda y: jnp.sum(jnp.exp(-y)), box=kkt.Box(0.0, jnp.inf)), jnp.zeros(2))
     # Not for want of iterations: it stopped as rounding allows no more.
-    assert names(solution) == {"INACCURATE"}
+    assert names(solution) == {"NUMERICAL_ERROR"}
     assert int(solution.iterations) < kkt.InteriorPoint().max_iterations
+    assert "infimum" in kkt.Status.NUMERICAL_ERROR.message
     assert "float64" in kkt.Status.INACCURATE.message
     assert np.isnan(logistic_regression([[1.0], [-1.0]], [1, -1])).all()
 

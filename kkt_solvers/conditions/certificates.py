@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kkt_solvers.conditions.residuals import adjoint, residuals
+from kkt_solvers.conditions.residuals import adjoint, default_tolerance, residuals
 from kkt_solvers.data.constraints import Operator
 from kkt_solvers.data.inequality import linearised
 from kkt_solvers.data.objectives import Quadratic
@@ -99,8 +99,8 @@ def certify(
 
     `converged` is the solver's claim: a boolean, or a `Status` (as an integer array) where the solver has found that
     there is no solution, or that the objective is not convex (`INVALID`). A claim of success that the residuals refute
-    by far is a numerical error. A claim that there is no solution stands only if its ray proves it. `sound` is whether
-    the user's functions are what they should be.
+    by far is a numerical error, and so is an end far from any solution. A claim that there is no solution stands only
+    if its ray proves it. `sound` is whether the user's functions are what they should be.
     """
     original, problem = problem, linearised(problem, y)
     measured = residuals(problem, y, dual)
@@ -108,7 +108,8 @@ def certify(
     if claim.dtype == bool:
         claim = where(claim, int(Status.SOLVED), int(Status.MAX_ITERATIONS))
     worst = measured.largest
-    refuted = (claim == Status.SOLVED) & (worst > tolerance**0.5)
+    ended = (claim == Status.SOLVED) | (claim == Status.INACCURATE)
+    refuted = ended & (worst > max(tolerance, default_tolerance(y.dtype)) ** 0.5)
     status = where(claim == Status.INACCURATE, int(Status.INACCURATE), int(Status.MAX_ITERATIONS))
     status = where(refuted | (claim == Status.NUMERICAL_ERROR), int(Status.NUMERICAL_ERROR), status)
     status = where(worst <= tolerance, int(Status.SOLVED), status)

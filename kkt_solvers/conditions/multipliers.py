@@ -77,8 +77,9 @@ def bound_multipliers(problem: FlatProblem, y: jax.Array, nu: Any) -> tuple[jax.
 
 def _relative(problem: FlatProblem, y: jax.Array, nu: Any, lower: jax.Array, upper: jax.Array) -> tuple[Any, Any]:
     """Multipliers relative to the size of the gradient, and distances to the bounds relative to that of `y`."""
-    _, terms = gradient_and_terms(problem.objective, y, problem.box)
-    scale, size = largest(*terms, adjoint(problem, nu)), size_of(y, natural_sizes(problem)[0])
+    natural, _ = natural_sizes(problem)
+    _, terms = gradient_and_terms(problem.objective, y, problem.box, natural)
+    scale, size = largest(*terms, adjoint(problem, nu)), size_of(y, natural)
     distances = (jnp.maximum(gap, 0) / size for gap in (y - problem.box.lower, problem.box.upper - y))
     return (relative(lower, scale), relative(upper, scale)), tuple(distances)
 

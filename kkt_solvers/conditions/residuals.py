@@ -15,7 +15,7 @@ from kkt_solvers.conditions.elementwise import minimise_elementwise
 from kkt_solvers.data.matrices import Diagonal, Zero
 from kkt_solvers.data.objectives import Objective, Quadratic, Separable, Smooth
 from kkt_solvers.data.problem import Box, FlatProblem
-from kkt_solvers.data.sizes import natural_sizes
+from kkt_solvers.data.sizes import MANY, natural_sizes
 from kkt_solvers.data.solution import Dual, Residuals
 from kkt_solvers.numerics.arrays import (
     is_finite,
@@ -62,15 +62,19 @@ class Units(NamedTuple):
     value: jax.Array  # the sum of the terms of the duality gap
 
 
-def gradient_and_terms(objective: Objective, y: jax.Array, box: Box) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """`grad f`, and the terms that cancel in it.
+def gradient_and_terms(
+    objective: Objective, y: jax.Array, box: Box, natural: Any
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """`grad f`, and the terms that cancel in it. `natural` is the size of `y` from the data.
 
     For a quadratic objective the terms are `P y` and `q`; if `q` is zero, `P y` is all of the gradient and is measured
     beside its own rounding, the part `_rounding` of the terms `P_ii y_i`.
 
-    For a function the terms are `H S r`, with a diagonal `S` of signs, and the gradient itself: what is left of `H y`
-    where `grad f` is linear. `r` is `|y|`, or the distance to a bound that is nearer: beside a bound where the slope is
-    infinite `H y` would be as large as one likes.
+    For a function the terms are `H v` and the gradient itself: what is left of `H y` where `grad f` is linear. `v` is
+    `y`, or in size the distance to a bound that is nearer: beside a bound where the slope is infinite `H y` would be as
+    large as one likes. And half of it, up to many times the natural size, has random signs: its terms do not cancel. Of
+    a `y` that is larger only `H y` itself counts: of iterates that go to infinity nothing would be left beside their
+    size.
     """
     if isinstance(objective, Quadratic):
         P = objective.matrix
@@ -81,7 +85,8 @@ def gradient_and_terms(objective: Objective, y: jax.Array, box: Box) -> tuple[ja
         return curved + objective.q, (curved, objective.q, own)
     if isinstance(objective, Smooth):
         room = jnp.maximum(jnp.minimum(jnp.minimum(y - box.lower, box.upper - y), jnp.abs(y)), 0)
-        gradient, curved = jax.jvp(objective.gradient, (y,), (signs(y) * room,))
+        v = where(y < 0, -room, room) + 0.5 * signs(y) * jnp.minimum(room, MANY * natural)
+        gradient, curved = jax.jvp(objective.gradient, (y,), (v,))
         return gradient, (gradient, curved)
     gradient = objective.gradient(y)
     return gradient, (where(jnp.isfinite(gradient), gradient, 0),)
@@ -134,8 +139,8 @@ def residuals(problem: FlatProblem, y: jax.Array, dual: Dual, known: Any = None)
     `gradient_and_terms`, if it is known."""
     box, objective = problem.box, problem.objective
     shift, net = adjoint(problem, dual.equality), dual.upper - dual.lower
-    gradient, terms = gradient_and_terms(objective, y, box) if known is None else known
     (natural, _), moved = natural_sizes(problem), None
+    gradient, terms = gradient_and_terms(objective, y, box, natural) if known is None else known
     if isinstance(objective, Separable):
         # Rounding of `z = -A'nu` moves y by `psi'(z) |z|`: a y of that size is nothing but rounding.
         psi, moved = jax.jvp(functools.partial(_minimise, problem), (-shift,), (jnp.abs(shift),))

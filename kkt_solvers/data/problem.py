@@ -94,13 +94,14 @@ class Problem:
             raise TypeError(f"box must be a Box, got {type(box).__name__}; write kkt.Box(lower, upper)")
         if not isinstance(args, tuple):
             raise TypeError(f"args must be a tuple, got {type(args).__name__}; write args=(value,)")
+        args = jax.tree.map(_number, args)
         for name, function in (("objective", objective), ("equality", equality), ("inequality", inequality)):
             if not isinstance(function, (Objective, Equality, AtMost, NoneType)):
                 _check_arguments(function, name, args)
         object.__setattr__(self, "objective", objective)
         object.__setattr__(self, "equality", equality)
         object.__setattr__(self, "box", box)
-        object.__setattr__(self, "args", jax.tree.map(_number, args))
+        object.__setattr__(self, "args", args)
         object.__setattr__(self, "inequality", inequality)
 
 

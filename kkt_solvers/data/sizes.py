@@ -11,6 +11,8 @@ from kkt_solvers.data.objectives import Quadratic, is_linear
 from kkt_solvers.data.problem import Box, FlatProblem
 from kkt_solvers.numerics.arrays import largest, relative, where
 
+MANY = 100.0  # times the natural size: a larger `y` is far out, perhaps on its way to infinity
+
 
 def _inverse(size: jax.Array) -> jax.Array:
     """`1 / |size|`, and zero for zero."""

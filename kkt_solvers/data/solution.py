@@ -46,12 +46,12 @@ _MESSAGES = {
     ),
     Status.NUMERICAL_ERROR: (
         "the point is not finite or is far from satisfying the KKT conditions; derivatives are NaN. Check that the "
-        "objective is finite at the starting point, or choose another solver"
+        "objective is finite at the starting point and attains its infimum, or choose another solver"
     ),
     Status.INACCURATE: (
         "the KKT residuals stopped falling before they reached the tolerance, mostly because rounding allows no more; "
         "the best point is returned and its derivative is that of the KKT conditions there. Compute in float64 "
-        "(jax_enable_x64), loosen `tol`, or check that the objective attains its infimum"
+        "(jax_enable_x64) or loosen `tol`"
     ),
 }
 

@@ -79,7 +79,7 @@ def equilibrated(problem: FlatProblem, init: jax.Array, *, structured: bool) -> 
         unit = power_of_two(unit)
         d, e = unit * d, e / unit
         at = jnp.clip(jnp.clip(init, -unit, unit), problem.box.lower, problem.box.upper)
-        _, terms = gradient_and_terms(objective, at, problem.box)
+        _, terms = gradient_and_terms(objective, at, problem.box, unit)
         slope, bend = (largest(where(jnp.isfinite(term), term, 0)) for term in terms)
         # By the curvature, if there is any: a slope that is the same for all may be of any size.
         size = unit * where(bend > float(jnp.finfo(init.dtype).eps) ** 0.5 * slope, bend, slope)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from kkt_solvers.conditions.convexity import missing
 from kkt_solvers.data.matrices import Dense, Diagonal, LowRank, Map, Zero
 from kkt_solvers.data.matrix import Matrix
-from kkt_solvers.data.objectives import Quadratic, Separable
+from kkt_solvers.data.objectives import Quadratic, Separable, Smooth
 from kkt_solvers.data.problem import FlatProblem
+from kkt_solvers.data.sizes import MANY, natural_sizes
 from kkt_solvers.data.slacks import Padded
 from kkt_solvers.data.stages import BlockDiagonal
 from kkt_solvers.numerics.arrays import diagonal_matrix, largest, where
@@ -18,11 +19,12 @@ from kkt_solvers.systems.cholesky import regularisation
 from kkt_solvers.systems.elimination import hessian
 
 
-def missing_curvature(problem: FlatProblem, y: jax.Array, sparse: bool) -> jax.Array:
+def missing_curvature(problem: FlatProblem, y: jax.Array, sparse: bool, slope: Any = 0.0) -> jax.Array:
     """How much must be added to the diagonal of the Hessian at `y` to make it positive semidefinite.
 
     Zero if it is; a multiple of rounding, relative to its largest entry, if it is up to rounding; infinity if it is
-    not. A sparse or low-rank Hessian is not checked. A Hessian that is not finite counts as convex.
+    not. A sparse or low-rank Hessian is not checked. A Hessian that is not finite counts as convex. `slope` is the size
+    of the slope of a function.
     """
     objective, reg = problem.objective, 10 * regularisation(y.dtype)
     H: Any = None if isinstance(objective, Separable) or sparse else hessian(problem, y)
@@ -36,7 +38,12 @@ def missing_curvature(problem: FlatProblem, y: jax.Array, sparse: bool) -> jax.A
     if isinstance(H, Diagonal):
         least = jnp.min(entries, initial=0)
         return where(least >= -reg * largest(entries), -least, jnp.inf)
-    return missing(entries, reg, largest(entries))
+    size = largest(entries)
+    if isinstance(objective, Smooth):
+        # Far out what is left of a curvature is what the slope, which has some, is rounded to.
+        far = largest(y) > MANY * natural_sizes(problem)[0]
+        size = jnp.maximum(size, where(far, slope / largest(y), 0.0))
+    return missing(entries, reg, size)
 
 
 def with_curvature(problem: FlatProblem, more: jax.Array, sparse: bool) -> FlatProblem:

@@ -89,7 +89,7 @@ def inside(problem: FlatProblem, bounds: Bounds, init: jax.Array) -> Iterate:
     y = where(has[0] & ~(init - lower > 1e-2 * gap), lower + gap, init)
     y = where(has[1] & ~(upper - y > 1e-2 * gap), upper - gap, y)
     # A start on a kink, as of a norm at the origin, is left by an irregular little step.
-    slope, terms = gradient_and_terms(problem.objective, y, problem.box)
+    slope, terms = gradient_and_terms(problem.objective, y, problem.box, 1.0)
     y = where(is_finite(*terms), y, y + 1e-3 * gap * (2 + signs(y)))
     y = where(bounds.moves > 0, y, lower)
     size = largest(slope)

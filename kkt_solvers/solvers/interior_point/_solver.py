@@ -13,6 +13,7 @@ from kkt_solvers.data.constraints import Curved
 from kkt_solvers.data.inequality import linearised, settled, settled_dual
 from kkt_solvers.data.objectives import is_linear
 from kkt_solvers.data.problem import FlatProblem
+from kkt_solvers.data.sizes import natural_sizes
 from kkt_solvers.data.solution import Dual, Status
 from kkt_solvers.numerics.arrays import is_precise, tree_where, where
 from kkt_solvers.numerics.batches import one_by_one
@@ -120,7 +121,8 @@ class InteriorPoint(Solver):
         final = loop.run(scaled, jnp.isfinite(missing), init / scales.variables, best, warm, setting)
         (y, dual), claim = final.best, final.claim
         if not quadratic:
-            claim = where(jnp.isfinite(missing_curvature(problem, y, sparse)), claim, int(Status.INVALID))
+            slope = 1 / (scales.objective * scales.variables[0])
+            claim = where(jnp.isfinite(missing_curvature(problem, y, sparse, slope)), claim, int(Status.INVALID))
         unsolved = claim == Status.MAX_ITERATIONS
         claim = where(unsolved & (final.iterations < self.max_iterations), int(Status.INACCURATE), claim)
         claim = where(unsolved & (final.smallest <= tol), int(Status.SOLVED), claim)
@@ -147,7 +149,8 @@ def _measured(
     y = where(solving & held[0], lower, where(solving & held[1], upper, y))
     y, steep = off_steep_bounds(problem, y)
     nu = (scales.rows * point.nu / c).reshape(problem.equality.target.shape)
-    known, local = gradient_and_terms(problem.objective, y, problem.box), linearised(problem, y)
+    natural, local = natural_sizes(problem)[0], linearised(problem, y)
+    known = gradient_and_terms(problem.objective, y, problem.box, natural)
     slope = jnp.maximum(both(known[0] + adjoint(local, nu)), 0)
     bounds = jnp.stack([lower, upper])
     taken = steep | (lower == upper) | (solving & (y == bounds))
