@@ -10,7 +10,7 @@ from kkt_solvers.data.constraints import Operator
 from kkt_solvers.data.inequality import linearised
 from kkt_solvers.data.objectives import Quadratic
 from kkt_solvers.data.problem import FlatProblem
-from kkt_solvers.data.sizes import natural_sizes
+from kkt_solvers.data.sizes import MANY, natural_sizes
 from kkt_solvers.data.solution import Dual, Residuals, Status
 from kkt_solvers.data.values import is_valid
 from kkt_solvers.numerics.arrays import is_finite, largest, relative, tree_where, where
@@ -99,8 +99,9 @@ def certify(
 
     `converged` is the solver's claim: a boolean, or a `Status` (as an integer array) where the solver has found that
     there is no solution, or that the objective is not convex (`INVALID`). A claim of success that the residuals refute
-    by far is a numerical error, and so is an end far from any solution. A claim that there is no solution stands only
-    if its ray proves it. `sound` is whether the user's functions are what they should be.
+    by far is a numerical error, and so is an end far out that is no solution: an objective may fall for ever. A claim
+    that there is no solution stands only if its ray proves it. `sound` is whether the user's functions are what they
+    should be.
     """
     original, problem = problem, linearised(problem, y)
     measured = residuals(problem, y, dual)
@@ -108,7 +109,8 @@ def certify(
     if claim.dtype == bool:
         claim = where(claim, int(Status.SOLVED), int(Status.MAX_ITERATIONS))
     worst = measured.largest
-    ended = (claim == Status.SOLVED) | (claim == Status.INACCURATE)
+    far = largest(y[: y.size - problem.slacks]) > MANY * natural_sizes(problem)[0]
+    ended = (claim == Status.SOLVED) | ((claim == Status.INACCURATE) & far)
     refuted = ended & (worst > max(tolerance, default_tolerance(y.dtype)) ** 0.5)
     status = where(claim == Status.INACCURATE, int(Status.INACCURATE), int(Status.MAX_ITERATIONS))
     status = where(refuted | (claim == Status.NUMERICAL_ERROR), int(Status.NUMERICAL_ERROR), status)

@@ -51,7 +51,7 @@ _MESSAGES = {
     Status.INACCURATE: (
         "the KKT residuals stopped falling before they reached the tolerance, mostly because rounding allows no more; "
         "the best point is returned and its derivative is that of the KKT conditions there. Compute in float64 "
-        "(jax_enable_x64) or loosen `tol`"
+        "(jax_enable_x64), loosen `tol`, or check that the objective attains its infimum"
     ),
 }
 
