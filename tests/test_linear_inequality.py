@@ -20,29 +20,6 @@ def total(y):
     return jnp.sum(y) - 5.0
 
 
-def test_rays_of_programs_with_inequalities(x64, rng):
-    """Along `(1, 0, 1, 0)` and its like the first inequality stays as far from its bound as it is."""
-    count, ray = 200, np.array([1.0, 0.0, 1.0, 0.0])
-    G = np.array([[1.0, 0.0, -1.0, 0.0], [0.0, 1.0, 0.0, -1.0]])
-    upper = np.array([np.inf, 1.0, np.inf, 1.0])
-
-    def solved(roots, q, h):
-        return kkt.solve_qp(roots.T @ roots, q, G, h, lb=0.0, ub=upper)
-
-    roots = rng.normal(size=(count, 3, 4))
-    roots -= 0.5 * (roots @ ray)[..., None] * ray  # flat along the ray
-    q = rng.normal(size=(count, 4))
-    q -= 0.5 * (q @ ray + rng.uniform(0.1, 1.0, size=count))[:, None] * ray
-    found = jax.jit(jax.vmap(solved))(roots, q, rng.uniform(-0.9, 0.9, size=(count, 2)))
-    np.testing.assert_array_equal(found.status, int(kkt.Status.DUAL_INFEASIBLE))
-    np.testing.assert_array_equal(found.objective, -np.inf)
-    d = np.asarray(found.primal)
-    assert np.all(d >= 0)
-    assert np.max(d @ G.T) <= 1e-6
-    assert np.max(np.sum(q * d, axis=1)) < -0.01
-    np.testing.assert_allclose(np.einsum("bij,bj->bi", roots, d), 0.0, atol=1e-6)
-
-
 LOW_RANK = kkt.LowRank(np.linspace(0.2, 1.0, 10), np.cos(np.arange(20.0)).reshape(10, 2))
 OBJECTIVES = {
     "diagonal, one row": (np.linspace(0.2, 1.0, 10), kkt.Sum(5.0)),
@@ -137,3 +114,26 @@ def test_first_order_solver_takes_linear_inequalities(x64, rng):
     exact = kkt.solve_qp(P, q, G, h, np.ones((1, 10)), [5.0], lb=0.0, ub=1.0)
     np.testing.assert_allclose(solution.primal, exact.primal, atol=1e-4)
     np.testing.assert_allclose(solution.objective, exact.objective, rtol=1e-5)
+
+
+def test_rays_of_programs_with_inequalities(x64, rng):
+    """Along `(1, 0, 1, 0)` and its like the first inequality stays as far from its bound as it is."""
+    count, ray = 200, np.array([1.0, 0.0, 1.0, 0.0])
+    G = np.array([[1.0, 0.0, -1.0, 0.0], [0.0, 1.0, 0.0, -1.0]])
+    upper = np.array([np.inf, 1.0, np.inf, 1.0])
+
+    def solved(roots, q, h):
+        return kkt.solve_qp(roots.T @ roots, q, G, h, lb=0.0, ub=upper)
+
+    roots = rng.normal(size=(count, 3, 4))
+    roots -= 0.5 * (roots @ ray)[..., None] * ray  # flat along the ray
+    q = rng.normal(size=(count, 4))
+    q -= 0.5 * (q @ ray + rng.uniform(0.1, 1.0, size=count))[:, None] * ray
+    found = jax.jit(jax.vmap(solved))(roots, q, rng.uniform(-0.9, 0.9, size=(count, 2)))
+    np.testing.assert_array_equal(found.status, int(kkt.Status.DUAL_INFEASIBLE))
+    np.testing.assert_array_equal(found.objective, -np.inf)
+    d = np.asarray(found.primal)
+    assert np.all(d >= 0)
+    assert np.max(d @ G.T) <= 1e-6
+    assert np.max(np.sum(q * d, axis=1)) < -0.01
+    np.testing.assert_allclose(np.einsum("bij,bj->bi", roots, d), 0.0, atol=1e-6)

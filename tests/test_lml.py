@@ -106,7 +106,7 @@ def test_one_bad_row_harms_no_other():
 
 
 def test_weights_that_sum_to_k_but_for_rounding(rng, dtype):
-    """All there is, or an ulp less or more: beside a score of +inf, whose weight is taken off both."""
+    """All there is but an ulp, also beside a score of +inf, whose weight is taken off both."""
     rows, n = 2000, 12
     weights = np.exp(rng.normal(size=(rows, n))).astype(dtype)
     x = np.zeros((rows, n), dtype)

@@ -10,7 +10,7 @@ from kkt_solvers.data.constraints import Operator
 from kkt_solvers.data.inequality import linearised
 from kkt_solvers.data.objectives import Quadratic
 from kkt_solvers.data.problem import FlatProblem
-from kkt_solvers.data.sizes import MANY, natural_sizes
+from kkt_solvers.data.sizes import is_far_out, natural_sizes
 from kkt_solvers.data.solution import Dual, Residuals, Status
 from kkt_solvers.data.values import is_valid
 from kkt_solvers.numerics.arrays import is_finite, largest, relative, tree_where, where
@@ -109,7 +109,7 @@ def certify(
     if claim.dtype == bool:
         claim = where(claim, int(Status.SOLVED), int(Status.MAX_ITERATIONS))
     worst = measured.largest
-    far = largest(y[: y.size - problem.slacks]) > MANY * natural_sizes(problem)[0]
+    far = is_far_out(problem, y[: y.size - problem.slacks])
     ended = (claim == Status.SOLVED) | ((claim == Status.INACCURATE) & far)
     refuted = ended & (worst > max(tolerance, default_tolerance(y.dtype)) ** 0.5)
     status = where(claim == Status.INACCURATE, int(Status.INACCURATE), int(Status.MAX_ITERATIONS))

@@ -58,6 +58,11 @@ def natural_sizes(problem: FlatProblem) -> tuple[jax.Array, jax.Array]:
     return size, _inverse(nearest)
 
 
+def is_far_out(problem: FlatProblem, y: jax.Array) -> jax.Array:
+    """Whether the vector `y` is many times the natural size."""
+    return largest(y) > MANY * natural_sizes(problem)[0]
+
+
 def unit_of_data(problem: FlatProblem) -> jax.Array:
     """A unit of `y` to solve a problem in: the larger of the size that can meet the equality and the nearest bound that
     is not zero; one where there is neither."""

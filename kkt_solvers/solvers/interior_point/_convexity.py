@@ -11,7 +11,7 @@ from kkt_solvers.data.matrices import Dense, Diagonal, LowRank, Map, Zero
 from kkt_solvers.data.matrix import Matrix
 from kkt_solvers.data.objectives import Quadratic, Separable, Smooth
 from kkt_solvers.data.problem import FlatProblem
-from kkt_solvers.data.sizes import MANY, natural_sizes
+from kkt_solvers.data.sizes import is_far_out
 from kkt_solvers.data.slacks import Padded
 from kkt_solvers.data.stages import BlockDiagonal
 from kkt_solvers.numerics.arrays import diagonal_matrix, largest, where
@@ -41,8 +41,7 @@ def missing_curvature(problem: FlatProblem, y: jax.Array, sparse: bool, slope: A
     size = largest(entries)
     if isinstance(objective, Smooth):
         # Far out what is left of a curvature is what the slope, which has some, is rounded to.
-        far = largest(y) > MANY * natural_sizes(problem)[0]
-        size = jnp.maximum(size, where(far, slope / largest(y), 0.0))
+        size = jnp.maximum(size, where(is_far_out(problem, y), slope / largest(y), 0.0))
     return missing(entries, reg, size)
 
 
